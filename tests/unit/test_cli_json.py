@@ -1,0 +1,100 @@
+"""docs/json.md says of every command what its JSON holds, and it holds that."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.test_cli import LEAVES
+from tests.unit.test_cli_repository import Host, host, make_host, repository, run_record
+
+__all__ = ["host", "make_host", "repository"]  # fixtures
+
+TEXT = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
+SECTIONS = {
+    title: [json.loads(block) for block in re.findall(r"```json\n(.*?)```", body, re.DOTALL)]
+    for title, body in re.findall(r"(?ms)^## `?([^`\n]*)`?\n(.*?)(?=^## |\Z)", TEXT)
+}
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=" ".join)
+def test_every_command_is_described(leaf):
+    assert SECTIONS[" ".join(leaf)] or leaf == ["policy", "schema"]
+
+
+def assert_same_shape(real: Any, documented: Any, where: str = "") -> None:
+    """Objects have the same keys; lists that have elements have elements of the same shape. Free maps are left alone."""
+    if where.endswith(".value"):  # of a setting: whatever the setting is
+        return
+    if isinstance(documented, dict) and isinstance(real, dict):
+        if where.rpartition(".")[2] in ("labels", "options", "container"):
+            return
+        assert list(real) == list(documented), where
+        for key, value in documented.items():
+            assert_same_shape(real[key], value, f"{where}.{key}")
+    elif isinstance(documented, list) and isinstance(real, list):
+        for element in real:
+            for example in documented[:1]:
+                assert_same_shape(element, example, f"{where}[]")
+    elif real is not None and documented is not None:
+        numbers = (int, float)
+        same = type(real) is type(documented) or (isinstance(real, numbers) and isinstance(documented, numbers))
+        assert same, (where, real, documented)
+
+
+def documented(command: str, number: int = 0) -> Any:
+    return SECTIONS[command][number]
+
+
+def test_answers_have_the_documented_shape(host: Host, make_host: Any, repository: str, tmp_path: Path) -> None:
+    point = host.back_up()
+    run_record(host, 1, point=point, duration_seconds=1.0)
+    key = str(tmp_path / "boss")
+    assert_same_shape(host.json("list"), documented("list"))
+    assert_same_shape(host.json("show", point), documented("show"))
+    assert_same_shape(host.json("show", point, "--path", "sub"), documented("show", 1))
+    assert_same_shape(host.json("verify"), documented("verify"))
+    assert_same_shape(host.json("status"), documented("status"))
+    assert_same_shape(host.json("policy", "show"), documented("policy show"))
+    assert_same_shape(host.json("policy", "check"), documented("policy check"))
+    assert_same_shape(host.json("key", "list"), documented("key list"))
+    assert_same_shape(host.json("key", "new", key, "--label", "boss"), documented("key new"))
+    added = host.json("key", "add", f"{key}.recipient")
+    assert_same_shape(added, documented("key add"))
+    assert_same_shape(host.json("key", "retire", added["added"]), documented("key retire"))
+    assert_same_shape(host.json("key", "rotate"), documented("key rotate"))
+    assert_same_shape(host.json("key", "rotate", "--recovery"), documented("key rotate"))
+    assert_same_shape(host.json("key", "words"), documented("key words"))
+    assert_same_shape(host.json("key", "unwrap"), documented("key unwrap"))
+    assert_same_shape(host.json("restore", "--kept"), documented("restore", 1))
+    assert_same_shape(host.json("version"), documented("version"))
+    assert_same_shape(make_host("new").json("init", "--target", f"{repository}2"), documented("init"))
+    assert_same_shape(host.json("show", "ffffffff", code=2), documented("Errors"))
+
+
+def test_results_of_runs_and_restores_have_the_documented_shape() -> None:
+    from trinity_snap.backup.result import AgentResult, RunResult
+    from trinity_snap.quiesce import RecoverReport
+    from trinity_snap.restore import KeptData, ResumedRestore, VolumePlan
+
+    run = RunResult("00" * 16, "host", "2026-01-01T00:00:00+00:00", agents=[AgentResult("web")])
+    assert_same_shape(run.to_json(), documented("backup"))
+    report = {**RecoverReport().to_json(), "restores": [ResumedRestore("1", "web", "undone", ()).to_json()]}
+    assert_same_shape(report, documented("recover"))
+    assert_same_shape(KeptData("1", "web", "2", "3", ()).to_json(), documented("restore", 1)["kept"][0])
+    assert VolumePlan.__dataclass_fields__
+
+
+@pytest.mark.skipif("__import__('os').geteuid() != 0")
+def test_a_restore_has_the_documented_shape(host: Host, tmp_path: Path) -> None:
+    host.back_up()
+    done = host.json("restore", "web", "--to", str(tmp_path / "out"))
+    assert_same_shape(done, documented("restore"))
+    plan = host.json("restore", "web", "--to", str(tmp_path / "out2"), "--dry-run")
+    expected = documented("restore")
+    assert set(plan) == set(list(expected)[: list(expected).index("outcome") + 1]) | {"lines"}
+    assert host.json("restore", "web", "--release", "--dry-run") == {"outcome": "planned", "released": []}

@@ -1,0 +1,227 @@
+"""The modules turn the command's JSON and exit code into results, and are documented as they are."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("ansible")
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
+
+Run = Callable[..., dict[str, Any]]
+
+POINTS = [{"agent": "web", "point": "4be1", "files": 3, "bytes_stored": 1536, "error": None}]
+BACKUP = {"run_id": "11", "outcome": "done", "agents": POINTS}
+
+
+@pytest.fixture
+def collections(tmp_path: Path) -> Path:
+    place = tmp_path / "collections/ansible_collections/trinity"
+    place.mkdir(parents=True)
+    (place / "snap").symlink_to(ROOT)
+    return tmp_path / "collections"
+
+
+@pytest.fixture
+def run_module(tmp_path: Path, collections: Path) -> Run:
+    """Run a module as Ansible does, against a command that records its arguments and answers as told."""
+    (tmp_path / "answers").mkdir()
+
+    def run(
+        name: str, answers: dict[str, tuple[object, int]] | None = None, check: bool = False, **parameters: object
+    ) -> dict[str, Any]:
+        command = tmp_path / "trinity-snap"
+        if answers is not None:
+            for subcommand, (answer, code) in answers.items():
+                text = answer if isinstance(answer, str) else json.dumps(answer)
+                (tmp_path / f"answers/{subcommand}").write_text(text)
+                (tmp_path / f"answers/{subcommand}.code").write_text(str(code))
+            command.write_text(
+                "#!/bin/sh\n"
+                f'echo "$@" >>{tmp_path}/calls\n'
+                f'cat "{tmp_path}/answers/$1"; exit $(cat "{tmp_path}/answers/$1.code")\n'
+            )
+            command.chmod(0o755)
+        arguments = {"executable": str(command), "_ansible_check_mode": check, **parameters}
+        file = tmp_path / "arguments.json"
+        file.write_text(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}))
+        done = subprocess.run(
+            [sys.executable, str(ROOT / f"plugins/modules/{name}.py"), str(file)],
+            capture_output=True, text=True, check=False, env={"PYTHONPATH": str(collections), "PATH": "/usr/bin:/bin"},
+        )  # fmt: skip
+        result: dict[str, Any] = json.loads(done.stdout)
+        calls = tmp_path / "calls"
+        result["calls"] = calls.read_text().splitlines() if calls.exists() else []
+        return result
+
+    return run
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_documentation_matches_the_arguments(name: str, collections: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(collections))
+    specification = importlib.util.spec_from_file_location(name, ROOT / f"plugins/modules/{name}.py")
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    taken: dict[str, Any] = {}
+
+    class Stop(Exception):
+        pass
+
+    def remember(**arguments: Any) -> None:
+        taken.update(arguments)
+        raise Stop
+
+    monkeypatch.setattr(module, "AnsibleModule", remember)
+    with pytest.raises(Stop):
+        module.main()
+    documented = yaml.safe_load(module.DOCUMENTATION)
+    fragment = importlib.util.spec_from_file_location("fragment", ROOT / "plugins/doc_fragments/command.py")
+    assert fragment and fragment.loader
+    shared = importlib.util.module_from_spec(fragment)
+    fragment.loader.exec_module(shared)
+    options = yaml.safe_load(shared.ModuleDocFragment.DOCUMENTATION)["options"] | documented["options"]
+    for described in options.values():
+        assert described.pop("description")
+    assert options == taken["argument_spec"]
+    assert documented["module"] == name
+    assert documented["attributes"]["check_mode"]["support"] == "full"
+    assert taken["supports_check_mode"] is True
+    for example in yaml.safe_load(module.EXAMPLES):
+        (parameters,) = (value for key, value in example.items() if key.startswith("trinity.snap."))
+        assert set(parameters or {}) <= set(options)
+    assert yaml.safe_load(module.RETURN)
+
+
+@pytest.mark.parametrize(
+    ("code", "parameters", "failed"),
+    [
+        (0, {}, False),
+        (1, {}, True),
+        (3, {}, True),
+        (10, {}, True),
+        (10, {"accept_downgraded": True}, True),
+        (11, {"accept_downgraded": True}, True),
+        (12, {}, True),
+        (12, {"accept_downgraded": True}, False),
+        (90, {}, True),
+    ],
+)
+def test_a_backup_fails_as_its_exit_code_says(
+    run_module: Run, code: int, parameters: dict[str, object], failed: bool
+) -> None:
+    result = run_module("trinity_snap_backup", {"backup": (BACKUP, code)}, **parameters)
+    assert result.get("failed", False) == failed
+    assert result["rc"] == code
+    assert result["agents"] == POINTS
+    assert result["changed"] is True
+    assert result["diff"]["after"] == "web: 4be1 (3 files, 1.5 KiB stored)\n"
+
+
+def test_a_failed_agent_is_named_in_the_message(run_module: Run) -> None:
+    answer = {**BACKUP, "agents": [*POINTS, {"agent": "db", "point": None, "error": "its volume is gone"}]}
+    result = run_module("trinity_snap_backup", {"backup": (answer, 10)})
+    assert result["failed"] and "db: its volume is gone" in result["msg"]
+
+
+def test_a_refusal_is_passed_on_in_its_own_words(run_module: Run) -> None:
+    answer = {"error": "HostBusy", "message": "Run 7 holds this host.", "next_step": "Wait."}
+    result = run_module("trinity_snap_backup", {"backup": (answer, 3)})
+    assert result["msg"] == "Run 7 holds this host. Wait."
+    assert result["changed"] is False
+
+
+def test_words_instead_of_json_are_a_failure_and_not_a_traceback(run_module: Run) -> None:
+    result = run_module("trinity_snap_backup", {"backup": ("all is well", 0)})
+    assert result["failed"] and "did not answer with JSON" in result["msg"]
+
+
+def test_check_mode_says_what_would_be_backed_up_and_does_nothing(run_module: Run) -> None:
+    agents = {"agents": [{"name": "web"}, {"name": "db"}]}
+    result = run_module("trinity_snap_backup", {"agents": (agents, 0)}, check=True, agents=["db"])
+    assert result["changed"] is True
+    assert result["agents"] == [{"agent": "db"}]
+    assert result["calls"] == ["agents --json"]
+
+
+def test_check_mode_finds_an_agent_that_does_not_exist(run_module: Run) -> None:
+    agents = {"agents": [{"name": "web"}]}
+    result = run_module("trinity_snap_backup", {"agents": (agents, 0)}, check=True, agents=["wep"])
+    assert result["failed"] and "wep" in result["msg"]
+
+
+@pytest.mark.parametrize("name", [module for module in MODULES if module != "trinity_snap_info"])
+def test_a_virgin_host_is_a_change_in_check_mode_and_a_clear_failure_otherwise(
+    run_module: Run, name: str, tmp_path: Path
+) -> None:
+    parameters = {"trinity_snap_restore": {"agent": "web"}, "trinity_snap_init": {"policy": str(tmp_path / "none")}}
+    given = parameters.get(name, {})
+    assert run_module(name, check=True, **given)["changed"] is True
+    result = run_module(name, **given)
+    assert result["failed"] and "trinity.snap.install" in result["msg"]
+
+
+def test_info_on_a_virgin_host_says_so(run_module: Run) -> None:
+    result = run_module("trinity_snap_info")
+    assert (result["installed"], result["changed"]) == (False, False)
+
+
+def test_info_gives_every_answer(run_module: Run) -> None:
+    answers = {"agents": ({"agents": []}, 0), "list": ({"points": [{"id": "4be1"}]}, 0), "status": ({"agents": []}, 12)}
+    result = run_module("trinity_snap_info", answers, agent="web", policy="/p")
+    assert result["points"] == [{"id": "4be1"}]
+    assert result["status"] == {"agents": []}
+    assert result["calls"] == ["agents --json --policy /p", "list web --json --policy /p", "status --json --policy /p"]
+
+
+def test_one_unreadable_point_does_not_hide_the_others(run_module: Run) -> None:
+    answer = {"points": [{"id": "4be1"}], "unreadable": [{"id": "0bad", "reason": "it is damaged"}]}
+    result = run_module("trinity_snap_info", {"list": (answer, 90)}, subset=["points"])
+    assert result["points"] == [{"id": "4be1"}]
+    assert any("0bad" in str(warning) for warning in result["warnings"])
+
+
+def test_a_damaged_repository_is_a_failure(run_module: Run) -> None:
+    answer = {"error": "IntegrityError", "message": "The repository is damaged."}
+    result = run_module("trinity_snap_info", {"list": (answer, 90)}, subset=["points"])
+    assert result["failed"] and result["msg"] == "The repository is damaged."
+
+
+def test_a_restore_is_asked_for_as_the_parameters_say(run_module: Run) -> None:
+    result = run_module(
+        "trinity_snap_restore", {"restore": ({"outcome": "done"}, 0)},
+        agent="web", point="latest", paths=["data/a b.db"], as_name="web2", containers=True,
+    )  # fmt: skip
+    assert result["changed"] is True
+    assert result["calls"] == ["restore web --point latest --as web2 --path data/a b.db --containers --yes --json"]
+
+
+def test_a_restore_in_check_mode_only_plans(run_module: Run) -> None:
+    result = run_module("trinity_snap_restore", {"restore": ({"steps": ["stop web"]}, 0)}, check=True, agent="web")
+    assert result["calls"] == ["restore web --dry-run --json"]
+    assert result["diff"]["after"] == "stop web\n"
+
+
+def test_a_host_with_a_policy_is_left_alone(run_module: Run, tmp_path: Path) -> None:
+    (tmp_path / "policy.yml").write_text("")
+    result = run_module("trinity_snap_init", {"init": ({}, 0)}, policy=str(tmp_path / "policy.yml"))
+    assert (result["changed"], result["calls"]) == (False, [])
+
+
+def test_a_new_host_is_initialised_once(run_module: Run, tmp_path: Path) -> None:
+    policy = str(tmp_path / "policy.yml")
+    answers = {"init": ({"recovery_words": ["abandon"]}, 0)}
+    result = run_module("trinity_snap_init", answers, policy=policy, target="/t")
+    assert result["init"]["recovery_words"] == ["abandon"]
+    assert result["calls"] == [f"init --target /t --json --policy {policy}"]

@@ -1,0 +1,1 @@
+"""Making recovery points: from what a snapshot shows to what a repository holds."""

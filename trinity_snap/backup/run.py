@@ -1,0 +1,372 @@
+"""One run of a policy on this host: discover, quiesce, snapshot, resume, ship, release."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trinity_snap.agents import Agent, Discovery, Source, connect, discover
+from trinity_snap.backup.engine import AgentPoint, Engine, SourceSpec
+from trinity_snap.backup.result import AgentResult, RunResult, remember
+from trinity_snap.backup.shipper import Shipped
+from trinity_snap.errors import (
+    DockerUnavailable,
+    SnapshotError,
+    TargetError,
+    TrinitySnapError,
+    UsageError,
+)
+from trinity_snap.progress import NullProgress, Progress
+from trinity_snap.quiesce import CriticalResult, HostLock, Journal, critical_section, recover
+from trinity_snap.quiesce.steps import step
+from trinity_snap.repository.identity import load_host_key
+from trinity_snap.repository.repository import Repository
+from trinity_snap.repository.session import Tally
+from trinity_snap.snapshot import Prepare, Provider, select_providers
+from trinity_snap.snapshot.view import SourceView
+from trinity_snap.targets import open_target
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+    from trinity_snap.policy.schema import Policy
+
+__all__ = ["run_backup"]
+
+_CONSISTENCY = {"pause": "host-crash-consistent", "crash": "crash-consistent", "file": "file-consistent"}
+_RANK = ["file-consistent", "crash-consistent", "host-crash-consistent", "application-consistent"]
+_COMMIT_BYTES = 256 * 1024 * 1024
+
+
+@dataclass
+class _Work:
+    """One agent of the run on its way to a recovery point."""
+
+    agent: Agent
+    sources: tuple[Source, ...]
+    result: AgentResult
+    shipped: list[tuple[SourceSpec, Shipped]] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+
+
+def run_backup(
+    policy: Policy,
+    agents: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    *,
+    run_id: str | None = None,
+) -> RunResult:
+    """Back up the agents of this host (those named, or all) and return what came of it.
+
+    `run_id` (32 hex digits) is shared by the hosts of a fleet run; a fresh one is drawn if there is none. An agent that
+    fails does not keep the others from being backed up. Raise HostBusy, DockerUnavailable, AgentMissing, PolicyError,
+    KeyFileError, RepositoryError or TargetError if the run could not begin; then nothing was paused.
+    """
+    return _Run(policy, progress or NullProgress(), run_id or os.urandom(16).hex()).run(agents)
+
+
+class _Run:
+    def __init__(self, policy: Policy, progress: Progress, run_id: str) -> None:
+        if len(run_id) != 32 or set(run_id) - set("0123456789abcdef"):
+            raise UsageError(f"{run_id!r} is no run id: it has 32 hexadecimal digits.")
+        self.policy = policy
+        self.progress = progress
+        self.state: Path = policy.state.directory
+        self.result = RunResult(run_id, policy.host_name, _now())
+        self._began = time.monotonic()
+        self._docker = True
+
+    def run(self, names: Sequence[str] | None) -> RunResult:
+        """Do it."""
+        with HostLock(self.state, self.result.run_id):
+            try:
+                client = self._connect()
+                self._docker = client is not None
+                self._recover(client)
+                discovery = self._discover(client, names)
+                repository = self._open_repository()
+            except TrinitySnapError as error:
+                self.result.error = error.to_json()
+                self._remember()  # a run that cannot begin is one that `status` has to show
+                raise
+            works = self._works(discovery)
+            try:
+                if any(work.result.outcome != "skipped" for work in works):
+                    self._back_up(client, repository, works)
+            except TrinitySnapError as error:
+                self.result.error = error.to_json()
+                _fail(works, error)
+            self.result.agents = [work.result for work in works]
+            self.result.duration_seconds = round(time.monotonic() - self._began, 3)
+            self.result.settle()
+            self._remember()
+        return self.result
+
+    # -- before -----------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> DockerClient | None:
+        try:
+            return connect()
+        except DockerUnavailable:
+            discovered = self.policy.agents.discover.trinity or self.policy.agents.rules
+            if discovered or not self.policy.platform.paths:
+                raise
+            return None
+
+    def _recover(self, client: DockerClient | None) -> None:
+        report = recover(self.state, client)
+        if report.runs:
+            self._note(f"Cleaned up after {len(report.runs)} earlier run(s) that did not end: {report.to_json()}.")
+
+    def _discover(self, client: DockerClient | None, names: Sequence[str] | None) -> Discovery:
+        self.progress.stage("looking at this host")
+        if client is None:
+            from trinity_snap.agents.platform import platform_agent
+
+            found = Discovery((platform_agent([Path(path) for path in self.policy.platform.paths]),), ())
+        else:
+            found = discover(client, self.policy)
+        return found.select(names) if names else found
+
+    def _open_repository(self) -> Repository:
+        host = load_host_key(self.policy.keys.host_key)
+        return Repository.open(open_target(self.policy.target.url), host=host)
+
+    def _works(self, discovery: Discovery) -> list[_Work]:
+        works = []
+        for agent in discovery.agents:
+            result = AgentResult(agent.name)
+            missing = [source for source in agent.sources if not os.path.lexists(source.path)]
+            if not agent.sources:
+                result.outcome = "skipped"
+                why = "; ".join(f"{left.what}: {left.why}" for left in agent.not_covered)
+                result.error = f"It has nothing that is backed up. {why}".strip()
+            elif missing:
+                result.error = "; ".join(
+                    f"{source.name} should be at {source.path}, and nothing is there" for source in missing
+                )
+            works.append(_Work(agent, agent.sources, result))
+        return works
+
+    # -- during -----------------------------------------------------------------------------------------------------
+
+    def _back_up(self, client: DockerClient | None, repository: Repository, works: list[_Work]) -> None:
+        active = [work for work in works if work.sources and work.result.error is None]
+        if not active:
+            return
+        sources = [source for work in active for source in work.sources]
+        providers = select_providers(sources, self.policy, self.state)
+        with ExitStack() as stack:
+            engine = stack.enter_context(Engine(repository, self.state / "cache", self.progress))
+            for name in (*repository.damaged_lists, *engine.session.unreadable_index):
+                self._note(f"{name} in the repository is damaged or was not written by this host; it was passed over.")
+            journal = Journal.start(self.state, self.result.run_id)
+            stack.callback(journal.end)
+            stack.callback(self._release, providers)
+            step("journal-started")
+            instant = self._snapshot(client, engine, journal, providers, active)
+            step("shipping")
+            self._ship_all(engine, providers, active, instant)
+            step("shipped")
+
+    def _snapshot(
+        self,
+        client: DockerClient | None,
+        engine: Engine,
+        journal: Journal,
+        providers: Sequence[Provider],
+        active: Sequence[_Work],
+    ) -> CriticalResult:
+        owner = {_key(source): work for work in active for source in work.sources}
+
+        def ship_pass(source: Source, view: SourceView, number: int) -> Mapping[bytes, tuple[int, int, int, int]]:
+            started_ns = time.time_ns()
+            work = owner[_key(source)]
+            engine.session.count_in(work.tally)
+            exclude = self.policy.for_agent(work.agent.name).exclude
+            return engine.ship_pass(_spec(source), view, source.path, number, started_ns, exclude)
+
+        self.progress.stage("preparing snapshots")
+        setting = Prepare(self.result.run_id, journal, self.progress, ship_pass)
+        for provider in providers:
+            provider.prepare(setting)
+        step("prepared")
+        self.progress.stage("holding agents still")
+        quiesce = self.policy.quiesce
+        agents = [work.agent for work in active] if client is not None else []
+        instant = critical_section(
+            client,  # type: ignore[arg-type]  # None only where there is no agent to hold
+            agents,
+            providers,
+            journal,
+            budget_seconds=quiesce.budget_seconds,
+            on_budget_exceeded=quiesce.on_budget_exceeded,
+        )
+        self.result.created = datetime.fromtimestamp(instant.created_ns / 1e9, UTC).isoformat()
+        if instant.why and agents:
+            self._note(f"The guarantee is weaker than asked for: {instant.why}.")
+        return instant
+
+    def _ship_all(
+        self,
+        engine: Engine,
+        providers: Sequence[Provider],
+        active: Sequence[_Work],
+        instant: CriticalResult,
+    ) -> None:
+        provider_of = {_key(source): provider for provider in providers for source in provider.sources}
+        pending: list[_Work] = []
+        committed_bytes = engine.session.bytes_stored
+        self.progress.stage("shipping")
+        for work in active:
+            began = time.monotonic()
+            engine.session.count_in(work.tally)
+            try:
+                self._ship(engine, provider_of, work, instant)
+            except TargetError:
+                raise
+            except (TrinitySnapError, OSError) as error:
+                work.result.error = str(error)
+                self._note(f"{work.agent.name} could not be backed up: {error}")
+                continue
+            finally:
+                work.result.duration_seconds = round(time.monotonic() - began, 3)
+            pending.append(work)
+            if engine.session.bytes_stored - committed_bytes >= _COMMIT_BYTES:
+                self._commit_all(engine, provider_of, pending, instant)
+                pending, committed_bytes = [], engine.session.bytes_stored
+        self._commit_all(engine, provider_of, pending, instant)
+
+    def _ship(
+        self,
+        engine: Engine,
+        provider_of: Mapping[tuple[str, str], Provider],
+        work: _Work,
+        instant: CriticalResult,
+    ) -> None:
+        exclude = self.policy.for_agent(work.agent.name).exclude
+        for source in work.sources:
+            provider = provider_of[_key(source)]
+            view = provider.view(source)
+            shipped = engine.ship(_spec(source), view, instant.created_ns, exclude)
+            shipped.problems += provider.problems(source)
+            work.shipped.append((_spec(source), shipped))
+            if shipped.excluded:
+                self._note(
+                    f"{work.agent.name}: {shipped.excluded} entries of {source.name} are excluded by the policy."
+                )
+
+    def _commit_all(
+        self,
+        engine: Engine,
+        provider_of: Mapping[tuple[str, str], Provider],
+        pending: Sequence[_Work],
+        instant: CriticalResult,
+    ) -> None:
+        if pending:
+            step("before-commit")
+            engine.flush()
+        for work in pending:
+            try:
+                self._commit(engine, provider_of, work, instant)
+            except TargetError:
+                raise
+            except (TrinitySnapError, OSError) as error:
+                work.result.error = str(error)
+            step("committed")
+
+    def _commit(
+        self,
+        engine: Engine,
+        provider_of: Mapping[tuple[str, str], Provider],
+        work: _Work,
+        instant: CriticalResult,
+    ) -> None:
+        providers = {provider_of[_key(source)] for source in work.sources}
+        consistency = min((_CONSISTENCY[instant.consistency(provider)] for provider in providers), key=_RANK.index)
+        pause = self._pause_of(work.agent, instant)
+        point = AgentPoint(
+            agent=work.agent.name,
+            host=self.result.host,
+            run_id=self.result.run_id,
+            created_ns=instant.created_ns,
+            mode=self.policy.quiesce.mode,
+            provider="+".join(sorted(provider.name for provider in providers)),
+            consistency=consistency,
+            pause_ns=int(pause * 1e9),
+            container=work.agent.definition,
+        )
+        committed = engine.commit(point, work.shipped)
+        result = work.result
+        result.point, result.consistency, result.provider = committed.id, consistency, point.provider
+        result.pause_seconds = round(pause, 6)
+        result.files, result.bytes, result.bytes_read = committed.files, committed.bytes, committed.bytes_read
+        result.bytes_stored = committed.point_bytes + work.tally.bytes
+        result.problems = [
+            {"volume": volume, "path": os.fsdecode(path), "reason": reason}
+            for volume, path, reason in committed.problems
+        ]
+        # Where there is no Docker there is nothing that the policy could have asked to hold.
+        whole = (instant.quiesced and instant.met_budget) or not self._docker
+        result.outcome = "incomplete" if committed.problems else "done" if whole else "downgraded"
+        if committed.problems:
+            result.error = f"{len(committed.problems)} entries could not be backed up; the rest is in the point."
+        elif not whole:
+            result.error = instant.why or "An agent was held for longer than the budget."
+
+    @staticmethod
+    def _pause_of(agent: Agent, instant: CriticalResult) -> float:
+        if agent.container_id is not None and agent.container_id in instant.held:
+            return instant.held[agent.container_id]
+        return max((pause.seconds for pause in instant.pauses if agent.name in pause.container.agents), default=0.0)
+
+    # -- after ------------------------------------------------------------------------------------------------------
+
+    def _release(self, providers: Sequence[Provider]) -> None:
+        for provider in providers:
+            try:
+                provider.release()
+            except SnapshotError as error:
+                self._note(str(error))
+
+    def _note(self, message: str) -> None:
+        self.result.notes.append(message)
+        self.progress.note(message)
+
+    def _remember(self) -> None:
+        try:
+            remember(self.result, self.state)
+        except OSError as error:
+            self._note(f"The result could not be kept in {self.state}: {error.strerror}.")
+
+
+def _fail(works: Sequence[_Work], error: TrinitySnapError) -> None:
+    for work in works:
+        if work.result.outcome == "failed" and work.result.error is None:
+            work.result.error = str(error)
+
+
+def _key(source: Source) -> tuple[str, str]:
+    return source.kind, source.name
+
+
+def _spec(source: Source) -> SourceSpec:
+    return SourceSpec(
+        source.name,
+        source.kind,
+        str(source.path) if source.kind == "path" else "",
+        source.destination,
+        source.driver or "local",
+        dict(source.labels),
+        dict(source.options),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,119 @@
+"""`trinity-snap agents`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trinity_snap.cli.context import load
+from trinity_snap.cli.group import new_app
+from trinity_snap.cli.options import JsonOption, PolicyOption, QuietOption
+from trinity_snap.cli.output import emit
+from trinity_snap.errors import DockerUnavailable, TrinitySnapError
+
+if TYPE_CHECKING:
+    from trinity_snap.agents import Agent, Discovery, Source
+    from trinity_snap.policy.schema import Policy
+
+app = new_app()
+
+
+@app.command()
+def agents(policy: PolicyOption = None, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """What is protected on this host, from which volumes and how, and what is not and why."""
+    settings = load(policy)
+    found = _discover(settings)
+    choices = {id(source): _provider(source, settings) for agent in found.agents for source in agent.sources}
+    answer = {
+        "agents": [
+            {
+                "agent": agent.name,
+                "container": agent.container_name or None,
+                "state": agent.state,
+                "rule": agent.rule,
+                "volumes": [_source(source, choices[id(source)]) for source in agent.sources],
+                "shared": [mount._asdict() for mount in agent.shared],
+                "not_covered": [left._asdict() for left in agent.not_covered],
+            }
+            for agent in found.agents
+        ],
+        "quiesce_set": [
+            {"container": held.name, "state": held.state, "agents": sorted(held.agents)} for held in found.quiesce_set
+        ],
+        "ignored": [ignored._asdict() for ignored in found.ignored],
+        "notes": list(found.notes),
+    }
+    emit(answer, lambda: _lines(found, choices), as_json)
+
+
+def _discover(policy: Policy) -> Discovery:
+    from trinity_snap.agents import Discovery, connect, discover
+    from trinity_snap.agents.platform import platform_agent
+
+    try:
+        return discover(connect(), policy)
+    except DockerUnavailable:
+        if policy.agents.discover.trinity or policy.agents.rules or not policy.platform.paths:
+            raise
+        return Discovery((platform_agent([Path(path) for path in policy.platform.paths]),), ())
+
+
+def _provider(source: Source, policy: Policy) -> tuple[str | None, str, str]:
+    """The provider for a source, why, and what would be better."""
+    from trinity_snap.snapshot.select import explain
+
+    try:
+        choice = explain(source, policy.snapshot.provider)
+    except (TrinitySnapError, OSError) as error:
+        return None, str(error), ""
+    return choice.provider, choice.why, choice.better
+
+
+def _source(source: Source, choice: tuple[str | None, str, str]) -> dict[str, object]:
+    provider, why, better = choice
+    return {
+        "name": source.name,
+        "kind": source.kind,
+        "path": str(source.path),
+        "destination": source.destination,
+        "driver": source.driver or None,
+        "provider": provider,
+        "why": why,
+        "better": better or None,
+    }
+
+
+def _lines(found: Discovery, choices: dict[int, tuple[str | None, str, str]]) -> Iterator[str]:
+    for agent in found.agents:
+        yield from _agent_lines(agent, choices)
+    if not found.agents:
+        yield "No agents."
+    others = [held for held in found.quiesce_set if held.name not in {agent.container_name for agent in found.agents}]
+    if others:
+        yield ""
+        yield "Held during the snapshot although no agents, because they write to agents' volumes:"
+        yield from (f"  {held.name} ({held.state}): {', '.join(sorted(held.agents))}" for held in others)
+    if found.ignored:
+        yield ""
+        yield "Not protected:"
+        yield from (f"  {ignored.container}: {ignored.why}" for ignored in found.ignored)
+    reasons = sorted({f"{provider}: {why}" for provider, why, _ in choices.values() if provider})
+    if reasons:
+        yield ""
+        yield from reasons
+    yield from (f"Better: {better}" for better in sorted({better for _, _, better in choices.values() if better}))
+    yield from found.notes
+
+
+def _agent_lines(agent: Agent, choices: dict[int, tuple[str | None, str, str]]) -> Iterator[str]:
+    container = f"container {agent.container_name}, {agent.state}" if agent.container_name else agent.state
+    yield f"{agent.name} ({container}; rule {agent.rule})"
+    for source in agent.sources:
+        provider, why, _ = choices[id(source)]
+        place = f" at {source.destination}" if source.destination and source.destination != source.name else ""
+        yield f"  {source.kind} {source.name}{place}: {provider or f'no provider: {why}'}"
+    for mount in agent.shared:
+        yield f"  volume {mount.volume} at {mount.destination}: backed up with its owner, {mount.owner}"
+    for left in agent.not_covered:
+        yield f"  NOT covered: {left.kind} {left.what}: {left.why}"

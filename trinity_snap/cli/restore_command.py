@@ -1,0 +1,203 @@
+"""`trinity-snap restore`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trinity_snap.cli.context import Unlock, load, open_repository, require_root
+from trinity_snap.cli.group import new_app
+from trinity_snap.cli.options import (
+    IdentityOption,
+    JsonOption,
+    PassphraseFileOption,
+    PolicyOption,
+    QuietOption,
+    TrinityKeyFileOption,
+)
+from trinity_snap.cli.output import emit, plural, seconds, size
+from trinity_snap.cli.progress import watched
+from trinity_snap.errors import DockerUnavailable, RestoreRefused, UsageError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+    from trinity_snap.policy.schema import Policy
+    from trinity_snap.restore import KeptData, RestorePlan, RestoreResult
+
+app = new_app()
+
+
+@app.command()
+def restore(
+    agent: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[AGENT]", help="Whose data; with --release also the id of a restore.", show_default=False
+        ),
+    ] = None,
+    point: Annotated[
+        str | None,
+        typer.Option("--point", metavar="ID", help="From which point: an id, the start of one, or latest (default)."),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help="From the newest point as old as this: an ISO time, or '2h ago'."),
+    ] = None,
+    paths: Annotated[
+        list[str] | None,
+        typer.Option("--path", metavar="PATH", help="Only this file or directory, as the agent sees it. Repeatable."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Into this directory, which must be empty or new.")
+    ] = None,
+    as_name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Into new volumes, for an agent of this name.")
+    ] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Write only what differs.")] = False,
+    containers: Annotated[
+        bool, typer.Option("--containers", help="Make the agent's container, too, if it is missing.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the plan and stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace data without asking.")] = False,
+    release: Annotated[
+        bool, typer.Option("--release", help="Remove the previous data that earlier restores kept.")
+    ] = False,
+    kept: Annotated[bool, typer.Option("--kept", help="List the previous data that is kept.")] = False,
+    policy: PolicyOption = None,
+    identity: IdentityOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    trinity_key_file: TrinityKeyFileOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Give back an agent, or parts of it, from a recovery point.
+
+    The plan is shown first. What is there now stays until its replacement is complete and checked, and is then
+    kept until `trinity-snap restore AGENT --release`.
+    """
+    settings = load(policy)
+    if kept:
+        _show_kept(settings, agent, as_json)
+        return
+    if agent is None:
+        raise UsageError("Whose data? Name an agent.", next_step="`trinity-snap list` shows what there is.")
+    require_root("restore")
+    if release:
+        _release(settings, agent, as_json, dry_run)
+        return
+    if point is not None and at is not None:
+        raise UsageError("--point and --at exclude each other.")
+    from trinity_snap.report.times import parse_moment
+    from trinity_snap.restore import plan_restore
+
+    moment = None if at is None else parse_moment(at)
+    repository = open_repository(settings, Unlock(identity, passphrase_file, trinity_key_file))
+    found = repository.resolve(point, agent=agent, at=moment)
+    docker = _docker(needed=to is None and any(volume.kind == "volume" for volume in found.volumes))
+    plan = plan_restore(
+        repository,
+        found,
+        state_dir=settings.state.directory,
+        agent=agent,
+        docker=docker,
+        to=None if to is None else Path(os.path.abspath(to)),
+        as_name=as_name,
+        paths=paths or (),
+        in_place=in_place,
+        containers=containers,
+        platform_paths=settings.platform.paths,
+    )
+    if dry_run:
+        lines = plan.lines()
+        emit({**plan.to_json(), "outcome": "planned", "lines": lines}, lines, as_json)
+        return
+    _confirm(plan, yes=yes, as_json=as_json, quiet=quiet)
+    from trinity_snap.quiesce import HostLock
+    from trinity_snap.restore import execute
+
+    with HostLock(settings.state.directory, plan.id, "restore"), watched(quiet=quiet) as progress:
+        result = execute(plan, repository, docker, progress)
+    emit({**result.to_json(), "lines": plan.lines()}, lambda: _lines(result), as_json)
+
+
+def _docker(*, needed: bool) -> DockerClient | None:
+    from trinity_snap.agents import connect
+
+    try:
+        return connect()
+    except DockerUnavailable:
+        if needed:
+            raise
+        return None
+
+
+def _confirm(plan: RestorePlan, *, yes: bool, as_json: bool, quiet: bool) -> None:
+    """Show the plan to whoever watches, and have the replacement of data confirmed. Raise RestoreRefused."""
+    if not quiet and not as_json:
+        sys.stderr.write("\n".join(plan.lines()) + "\n")
+    replaces = plan.mode != "directory" and any(volume.exists for volume in plan.volumes)
+    if yes or not replaces:
+        return
+    if as_json or not sys.stdin.isatty():
+        raise RestoreRefused(
+            f"This would replace data of {plan.agent} on this host.",
+            untouched="Nothing was changed.",
+            next_step="Look at the plan with --dry-run, then give --yes.",
+        )
+    if not typer.confirm("Go on?", err=True):
+        raise RestoreRefused("Not confirmed.", untouched="Nothing was changed.")
+
+
+def _lines(result: RestoreResult) -> Iterator[str]:
+    plan = result.plan
+    where = f" to {plan.to}" if plan.to else f" as {plan.as_name}" if plan.as_name else ""
+    yield (
+        f"Restored {plan.agent}{where}: {plural(result.files, 'file')}, {size(result.bytes)} in "
+        f"{seconds(result.seconds)}, every byte checked."
+    )
+    if result.downtime_seconds:
+        yield f"Its containers were stopped for {seconds(result.downtime_seconds)}."
+    if result.created_container:
+        yield f"Container {result.created_container} was made; it is not started."
+    yield from result.notes
+    if result.previous:
+        yield "The previous data is kept in:"
+        yield from (f"  {path}" for path in result.previous)
+        yield f"Remove it with `trinity-snap restore {plan.agent} --release`."
+
+
+def _show_kept(policy: Policy, agent: str | None, as_json: bool) -> None:
+    from trinity_snap.restore import list_kept
+
+    kept = list_kept(policy.state.directory, agent)
+    emit({"kept": [one.to_json() for one in kept]}, _kept_lines(kept) if kept else ["Nothing is kept."], as_json)
+
+
+def _release(policy: Policy, selector: str, as_json: bool, dry_run: bool) -> None:
+    from trinity_snap.quiesce import HostLock
+    from trinity_snap.restore import list_kept, release
+
+    state = policy.state.directory
+    if dry_run:
+        chosen = [one for one in list_kept(state) if selector in (one.id, one.agent)]
+        answer = {"outcome": "planned", "released": [one.to_json() for one in chosen]}
+        emit(answer, ["Would remove:", *_kept_lines(chosen)] if chosen else ["Nothing is kept."], as_json)
+        return
+    with HostLock(state, f"release-{os.getpid()}", "release"):
+        released = release(state, selector)
+    answer = {"outcome": "released", "released": [one.to_json() for one in released]}
+    emit(answer, ["Removed:", *_kept_lines(released)], as_json)
+
+
+def _kept_lines(kept: list[KeptData]) -> list[str]:
+    lines = []
+    for one in kept:
+        lines.append(f"{one.agent}: data before restore {one.id} of {one.restored} (point {one.point[:8]})")
+        lines += [f"  {path}" for path in one.paths]
+    return lines

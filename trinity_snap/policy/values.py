@@ -1,0 +1,149 @@
+"""The kinds of value that a policy holds: how each is checked, and how it is put into words."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema
+
+__all__ = [
+    "AbsolutePath",
+    "Allowed",
+    "Count",
+    "ExcludeGlob",
+    "Flag",
+    "Glob",
+    "KeyPath",
+    "Seconds",
+    "Size",
+    "TargetUrl",
+    "Text",
+    "format_size",
+    "parse_size",
+]
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "TiB": 1 << 40,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+}
+_SIZE = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))? ?([A-Za-z]{0,3})")
+_MAX_SIZE = 1 << 60
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a setting may be, in words; it hangs on the setting's type."""
+
+    words: str
+
+
+def parse_size(value: object) -> int:
+    """The bytes that `67108864`, `"64MiB"` or `"1.5 GiB"` stands for. Raise ValueError."""
+    if isinstance(value, bool):
+        raise ValueError("it is not a size")
+    if isinstance(value, int):
+        size = value
+    elif isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())) and match[3] in _UNITS:
+        unit = _UNITS[match[3]]
+        fraction = match[2] or ""
+        size = int(match[1]) * unit + (int(fraction) * unit // 10 ** len(fraction) if fraction else 0)
+    else:
+        raise ValueError("it is not a size")
+    if not 0 <= size <= _MAX_SIZE:
+        raise ValueError("it is out of range")
+    return size
+
+
+def format_size(size: int) -> str:
+    """`size` bytes the way a policy has them: `67108864` gives `64MiB`."""
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if size and size % _UNITS[unit] == 0:
+            return f"{size // _UNITS[unit]}{unit}"
+    return str(size)
+
+
+def _clean(value: str) -> str:
+    if not value or not value.isprintable():
+        raise ValueError("it is empty, or has characters that cannot be printed")
+    return value
+
+
+def _relative(value: str) -> str:
+    if value != value.strip("/"):
+        raise ValueError("no path from a volume's root begins or ends with `/`")
+    return _clean(value)
+
+
+def _absolute(value: object) -> Path:
+    path = _path(value)
+    if not path.is_absolute():
+        raise ValueError("it is not an absolute path")
+    return path
+
+
+def _path(value: object) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("it is not a path")
+    if ".." in PurePosixPath(_clean(value)).parts:
+        raise ValueError("it has `..` in it")
+    return Path(value)
+
+
+def _target_url(value: str) -> str:
+    if value.startswith("/"):
+        _path(value)
+    elif not re.fullmatch(r"file://(localhost)?/[^?#]*", _clean(value)):
+        raise ValueError("it is not a target that this version knows")
+    return value
+
+
+Text = Annotated[str, Strict(), AfterValidator(_clean), Allowed("a text")]
+Glob = Annotated[str, Strict(), AfterValidator(_clean), Allowed("a pattern with `*` and `?`")]
+ExcludeGlob = Annotated[
+    str, Strict(), AfterValidator(_relative), Allowed("a pattern with `*` and `?`, without `/` at its ends")
+]
+Flag = Annotated[bool, Strict(), Allowed("true or false")]
+Count = Annotated[int, Strict(), Field(ge=1, le=100), Allowed("a whole number from 1 to 100")]
+Seconds = Annotated[
+    float,
+    Strict(),
+    Field(gt=0, le=15, allow_inf_nan=False),
+    Allowed("a number of seconds, more than 0, at most 15"),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    Allowed("a number of bytes, or a size such as 64MiB or 1GiB"),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]}),
+]
+AbsolutePath = Annotated[
+    Path,
+    BeforeValidator(_absolute),
+    Allowed("an absolute path without `..`"),
+    WithJsonSchema({"type": "string", "pattern": "^/"}),
+]
+KeyPath = Annotated[
+    Path,
+    BeforeValidator(_path),
+    Allowed("a path; a relative one starts at the policy's directory"),
+    WithJsonSchema({"type": "string", "minLength": 1}),
+]
+TargetUrl = Annotated[
+    str,
+    Strict(),
+    AfterValidator(_target_url),
+    Allowed("an absolute path such as /var/backups/trinity-snap, or file:///var/backups/trinity-snap"),
+]

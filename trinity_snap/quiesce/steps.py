@@ -1,0 +1,50 @@
+"""Crash points, for tests only.
+
+Each step of a run that a crash could interrupt calls `step(name)`. That does nothing, unless one of these
+environment variables names the step:
+
+- `TRINITY_SNAP_CRASH_AT=<name>`: the process kills itself with SIGKILL, as if the machine's OOM killer had
+  come by;
+- `TRINITY_SNAP_HANG_AT=<name>`: the process stops itself with SIGSTOP, as if it hung.
+
+A test can thus show what becomes of paused containers and half-made snapshots at every one of `STEPS`.
+Neither variable has any use outside of tests.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+STEPS = (
+    "journal-started",
+    "prepared",
+    "guardian-ready",
+    "pause-noted",
+    "first-paused",
+    "all-paused",
+    "first-snapshot",
+    "snapshots-made",
+    "first-resumed",
+    "all-resumed",
+    "guardian-released",
+    "before-release",
+    "half-released",
+    "released",
+)
+"""Every step until the views are there, and after. The critical section is from `guardian-ready` to `guardian-released`."""
+
+SHIPPING_STEPS = ("shipping", "before-commit", "committed", "shipped")
+"""The steps in between, while the views are shipped (`trinity_snap.backup.run`); restores have their own."""
+
+
+_once = threading.Lock()
+
+
+def step(name: str) -> None:
+    """Say that the run has come to this step; crash or hang here, once, if a test asks for it (see the module)."""
+    if os.environ.get("TRINITY_SNAP_CRASH_AT") == name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("TRINITY_SNAP_HANG_AT") == name and _once.acquire(blocking=False):
+        os.kill(os.getpid(), signal.SIGSTOP)

@@ -1,0 +1,1 @@
+"""What there is to say about recovery points and runs: summaries, listings, status."""

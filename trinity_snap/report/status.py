@@ -1,0 +1,197 @@
+"""How every agent stands: its last recovery point, and what came of the last run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from trinity_snap.report.times import timestamp
+
+if TYPE_CHECKING:
+    from trinity_snap.repository.points import RecoveryPoint
+
+Run = Mapping[str, Any]
+"""A run as this host remembers it: the JSON of `backup`."""
+
+
+@dataclass
+class AgentStatus:
+    """One agent. `point` is its last recovery point's id, None if there is none; `stale` if that is too old."""
+
+    agent: str
+    point: str | None = None
+    created: str | None = None
+    age_seconds: float | None = None
+    files: int = 0
+    bytes: int = 0
+    consistency: str | None = None
+    provider: str | None = None
+    pause_seconds: float | None = None
+    duration_seconds: float | None = None
+    points: int = 0
+    last_run: dict[str, object] | None = None
+    stale: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Status:
+    """All agents by name. `source` says what it is drawn from: `repository`, or `runs` (this host's own record).
+
+    `running` is who holds the host at the moment, see `trinity_snap.report.running`.
+    """
+
+    source: str
+    agents: list[AgentStatus]
+    warnings: list[str] = field(default_factory=list)
+    running: dict[str, object] | None = None
+
+    @property
+    def stale(self) -> list[str]:
+        """The agents whose last recovery point is too old, or missing."""
+        return [agent.agent for agent in self.agents if agent.stale]
+
+    def to_json(self) -> dict[str, object]:
+        """As `--json` shows it."""
+        return {
+            "source": self.source,
+            "agents": [asdict(agent) for agent in self.agents],
+            "stale": self.stale,
+            "warnings": self.warnings,
+            "running": self.running,
+        }
+
+
+def assemble(
+    runs: Sequence[Run],
+    *,
+    points: Sequence[RecoveryPoint] | None,
+    point_ids: Iterable[str] = (),
+    max_age: timedelta | None = None,
+    now: datetime | None = None,
+) -> Status:
+    """Put the status together from this host's `runs`, newest first, and the repository's `points`, newest first.
+
+    Without points (nothing here opens them), the runs must do, and `point_ids` says which of their points the
+    repository still has.
+    """
+    status = Status("runs" if points is None else "repository", [])
+    agents: dict[str, AgentStatus] = {}
+    for point in points or ():
+        agent = agents.setdefault(point.agent, AgentStatus(point.agent))
+        agent.points += 1
+        if agent.point is None:
+            _take_point(agent, point)
+    present = set(point_ids) if points is None else {point.id for point in points}
+    for run in runs:
+        for part in _parts(run):
+            agent = agents.setdefault(str(part["agent"]), AgentStatus(str(part["agent"])))
+            if points is None:
+                _take_part(agent, run, part, present)
+            else:
+                _compare(agent, run, part, present)
+            if agent.last_run is None:
+                agent.last_run = {
+                    "run_id": run.get("run_id"),
+                    "started": run.get("started"),
+                    "outcome": part.get("outcome"),
+                    "error": part.get("error"),
+                }
+    moment = now or datetime.now(UTC)
+    for agent in agents.values():
+        _judge(agent, moment, max_age)
+    status.agents = sorted(agents.values(), key=lambda agent: agent.agent)
+    status.warnings = list(_run_warnings(runs))
+    return status
+
+
+def _take_point(agent: AgentStatus, point: RecoveryPoint) -> None:
+    agent.point = point.id
+    agent.created = timestamp(point.created)
+    agent.files, agent.bytes = point.files, point.bytes
+    agent.consistency, agent.provider = point.consistency, point.provider
+    agent.pause_seconds = point.pause_ns / 1e9
+    if point.problems:
+        agent.warnings.append(f"{len(point.problems)} entries could not be backed up.")
+
+
+def _compare(agent: AgentStatus, run: Run, part: Run, present: set[str]) -> None:
+    """Add to a point what only its run knows; note if a run's point is gone. Nothing here ever deletes points."""
+    point = part.get("point")
+    if point == agent.point and point is not None:
+        agent.duration_seconds = _number(part.get("duration_seconds"))
+    elif isinstance(point, str) and point not in present:
+        _note_missing(agent, run, point)
+
+
+def _note_missing(agent: AgentStatus, run: Run, point: str) -> None:
+    sentence = f"Recovery point {point[:8]} of the run of {run.get('started')} is not in the repository, or unreadable."
+    if not any("is not in the repository" in warning for warning in agent.warnings):
+        agent.warnings.append(sentence)
+
+
+def _take_part(agent: AgentStatus, run: Run, part: Run, present: set[str]) -> None:
+    """Use a run's part where the repository's points cannot be read."""
+    point = part.get("point")
+    if not isinstance(point, str):
+        return
+    if point not in present:
+        _note_missing(agent, run, point)
+        return
+    agent.points += 1
+    if agent.point is not None:
+        return
+    agent.point = point
+    created = _moment(run.get("created") or run.get("started"))
+    agent.created = None if created is None else timestamp(created)
+    agent.files, agent.bytes = int(_number(part.get("files")) or 0), int(_number(part.get("bytes")) or 0)
+    agent.consistency, agent.provider = str(part.get("consistency") or ""), str(part.get("provider") or "")
+    agent.pause_seconds = _number(part.get("pause_seconds"))
+    agent.duration_seconds = _number(part.get("duration_seconds"))
+    if part.get("problems"):
+        agent.warnings.append(f"{len(part['problems'])} entries could not be backed up.")
+
+
+def _judge(agent: AgentStatus, now: datetime, max_age: timedelta | None) -> None:
+    created = _moment(agent.created)
+    if created is None:
+        agent.warnings.append("There is no recovery point.")
+    else:
+        agent.age_seconds = round((now - created).total_seconds(), 3)
+    if max_age is not None:
+        agent.stale = created is None or now - created > max_age
+        if agent.stale and created is not None:
+            agent.warnings.append("The last recovery point is too old.")
+    last = agent.last_run or {}
+    if last.get("outcome") == "failed":
+        agent.warnings.append(f"The last run failed: {last.get('error') or 'no reason was noted'}")
+    elif last.get("outcome") == "downgraded":
+        agent.warnings.append(f"The last run gave a weaker guarantee: {last.get('error') or 'no reason was noted'}")
+
+
+def _run_warnings(runs: Sequence[Run]) -> Iterable[str]:
+    if runs and runs[0].get("outcome") == "failed":
+        error = runs[0].get("error")
+        message = error.get("message") if isinstance(error, Mapping) else None
+        yield f"The last run, started {runs[0].get('started')}, failed{f': {message}' if message else '.'}"
+
+
+def _parts(run: Run) -> Iterable[Run]:
+    parts = run.get("agents")
+    for part in parts if isinstance(parts, list) else ():
+        if isinstance(part, Mapping) and isinstance(part.get("agent"), str) and part.get("outcome") != "skipped":
+            yield part
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -1,0 +1,321 @@
+"""The reading side: the entries and the data of one recovery point, every byte checked."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from trinity_snap.errors import IntegrityError, ObjectMissing
+from trinity_snap.repository.keys import HostSecret
+from trinity_snap.repository.manifest import (
+    CHUNK_ID_BYTES,
+    Entry,
+    PageReference,
+    decode_page,
+    decode_root,
+    is_below,
+    pages_below,
+    sort_key,
+)
+from trinity_snap.repository.packs import (
+    TRAILER_BYTES,
+    PackOpener,
+    Table,
+    open_table,
+    pack_name,
+    table_length,
+)
+from trinity_snap.repository.points import PackReference, RecoveryPoint, Volume
+from trinity_snap.repository.sealed import HEADER_BYTES, PACK_MAGIC, Header, parse_header
+from trinity_snap.targets.protocol import Target
+
+__all__ = ["OpenedPack", "PointReader", "SegmentRead", "open_pack"]
+
+_TAIL_BYTES = 64 * 1024
+_CACHE_BYTES = 24 * 1024 * 1024
+_TABLE_READERS = 8
+
+
+@dataclass(frozen=True)
+class SegmentRead:
+    """One segment to read: where it lies, and the wanted chunks in it as (id, start, length) within its data."""
+
+    pack: str
+    offset: int
+    length: int
+    number: int
+    data_length: int
+    chunks: list[tuple[bytes, int, int]]
+
+
+@dataclass(frozen=True)
+class OpenedPack:
+    """What the table of a pack says."""
+
+    name: str
+    header: Header
+    session_key: bytes
+    table: Table
+    length: int
+
+    def opener(self) -> PackOpener:
+        """What opens its segments."""
+        return PackOpener(self.header, self.session_key, self.name)
+
+
+def open_pack(
+    target: Target,
+    repository_id: bytes,
+    digest: str,
+    length: int,
+    session_key_of: Callable[[bytes], bytes],
+) -> OpenedPack:
+    """Read and check header and table of the pack with that SHA-256 in hex and that length in bytes.
+
+    Raise IntegrityError if it is missing, has another length, or is damaged.
+    """
+    name = pack_name(digest)
+    try:
+        if target.stat(name).size != length:
+            raise IntegrityError(f"{name} does not have the length that it was stored with.")
+        raw_header = target.get_range(name, 0, min(HEADER_BYTES, length))
+        tail = target.get_range(name, max(0, length - _TAIL_BYTES), min(length, _TAIL_BYTES))
+        sealed_length = table_length(tail[-TRAILER_BYTES:], length, name)
+        end = length - TRAILER_BYTES
+        if sealed_length + TRAILER_BYTES <= len(tail):
+            sealed = tail[-TRAILER_BYTES - sealed_length : -TRAILER_BYTES]
+        else:
+            sealed = target.get_range(name, end - sealed_length, sealed_length)
+    except ObjectMissing as error:
+        raise IntegrityError(f"{name} is missing from the repository.") from error
+    header = parse_header(raw_header, PACK_MAGIC, repository_id, name)
+    session_key = session_key_of(header.session_id)
+    table = open_table(sealed, header, session_key, length, name)
+    return OpenedPack(name, header, session_key, table, length)
+
+
+class PointReader:
+    """Reads one recovery point. All methods may be called from several threads."""
+
+    def __init__(
+        self,
+        target: Target,
+        host: HostSecret,
+        point: RecoveryPoint,
+        session_key_of: Callable[[bytes], bytes],
+    ) -> None:
+        self.point = point
+        self._target = target
+        self._host = host
+        self._session_key_of = session_key_of
+        self._chunk_key = host.chunk_id_key
+        self._lock = threading.Lock()
+        self._packs: list[OpenedPack] | None = None
+        self._openers: dict[str, PackOpener] = {}
+        self._offsets: list[list[int]] = []
+        self._places: dict[bytes, int] = {}
+        self._damaged: dict[str, str] = {}
+        self._roots: dict[bytes, list[PageReference]] = {}
+        self._cache: OrderedDict[tuple[str, int], bytes | memoryview] = OrderedDict()
+        self._cache_bytes = 0
+
+    # -- places -----------------------------------------------------------------------------------------------------
+
+    def _load(self) -> list[OpenedPack]:
+        with self._lock:
+            if self._packs is None:
+                packs: list[OpenedPack] = []
+                with ThreadPoolExecutor(_TABLE_READERS) as pool:
+                    for reference, opened in zip(
+                        self.point.pack_references(),
+                        pool.map(self._open_pack, self.point.pack_references()),
+                        strict=True,
+                    ):
+                        if isinstance(opened, IntegrityError):
+                            self._damaged[pack_name(reference.name)] = str(opened)
+                        else:
+                            packs.append(opened)
+                places = self._places
+                for number, pack in enumerate(packs):
+                    offset = HEADER_BYTES
+                    offsets = []
+                    for index, segment in enumerate(pack.table):
+                        offsets.append(offset)
+                        offset += segment.sealed_length
+                        place = number << 32 | index
+                        ids = segment.ids
+                        for start in range(0, len(ids), CHUNK_ID_BYTES):
+                            places[ids[start : start + CHUNK_ID_BYTES]] = place
+                    self._offsets.append(offsets)
+                    self._openers[pack.name] = pack.opener()
+                self._packs = packs
+            return self._packs
+
+    def _open_pack(self, reference: PackReference) -> OpenedPack | IntegrityError:
+        try:
+            return open_pack(
+                self._target,
+                self._host.repository_id,
+                reference.name,
+                reference.length,
+                self._session_key_of,
+            )
+        except IntegrityError as error:
+            return error
+
+    @property
+    def damaged_packs(self) -> dict[str, str]:
+        """Packs of the point that are missing or damaged, and why; as far as their tables show it."""
+        self._load()
+        return dict(self._damaged)
+
+    def has_chunk(self, chunk_id: bytes) -> bool:
+        """Whether a pack of this point holds the chunk."""
+        self._load()
+        return chunk_id in self._places
+
+    def plan_reads(self, ids: Iterable[bytes]) -> list[SegmentRead]:
+        """The segments that hold these chunks, each once, ordered by pack and place.
+
+        Raise IntegrityError if no pack of the point holds one of them.
+        """
+        packs = self._load()
+        wanted: dict[int, set[bytes]] = {}
+        for chunk_id in ids:
+            place = self._places.get(chunk_id)
+            if place is None:
+                raise self._not_held(chunk_id)
+            wanted.setdefault(place, set()).add(chunk_id)
+        reads = []
+        for place in sorted(wanted):
+            pack, index = packs[place >> 32], place & 0xFFFFFFFF
+            segment = pack.table[index]
+            chunks = []
+            start = 0
+            here = wanted[place]
+            for number, length in enumerate(segment.lengths):
+                chunk_id = segment.ids[number * CHUNK_ID_BYTES : (number + 1) * CHUNK_ID_BYTES]
+                if chunk_id in here:
+                    chunks.append((chunk_id, start, length))
+                start += length
+            reads.append(
+                SegmentRead(pack.name, self._offsets[place >> 32][index], segment.sealed_length, index, start, chunks)
+            )
+        return reads
+
+    def _not_held(self, chunk_id: bytes) -> IntegrityError:
+        if self._damaged:
+            names = ", ".join(sorted(self._damaged))
+            return IntegrityError(
+                f"Data of recovery point {self.point.id} cannot be read, because of: {names}.",
+                next_step="Run `trinity-snap verify` to see what is affected; the rest can be restored with --path.",
+            )
+        return IntegrityError(
+            f"Recovery point {self.point.id} names chunk {chunk_id.hex()[:16]}…, which none of its packs holds."
+        )
+
+    # -- data -------------------------------------------------------------------------------------------------------
+
+    def chunk_id(self, data: bytes | memoryview) -> bytes:
+        """The id that this data has in this repository."""
+        return blake3(data, key=self._chunk_key).digest()
+
+    def read_segment(self, read: SegmentRead) -> bytes | memoryview:
+        """The data of a segment, opened and decompressed. The chunks in it are not compared with their ids yet."""
+        sealed = self._target.get_range(read.pack, read.offset, read.length)
+        return self._openers[read.pack].open_segment(sealed, read.number, read.data_length)
+
+    def _cached_segment(self, read: SegmentRead) -> bytes | memoryview:
+        key = (read.pack, read.number)
+        with self._lock:
+            found = self._cache.get(key)
+            if found is not None:
+                self._cache.move_to_end(key)
+                return found
+        data = self.read_segment(read)
+        with self._lock:
+            if key not in self._cache:
+                self._cache[key] = data
+                self._cache_bytes += len(data)
+                while self._cache_bytes > _CACHE_BYTES and len(self._cache) > 1:
+                    _, old = self._cache.popitem(last=False)
+                    self._cache_bytes -= len(old)
+        return data
+
+    def chunk(self, chunk_id: bytes) -> memoryview:
+        """One chunk. Raise IntegrityError if it is not held, or not what its id says."""
+        (read,) = self.plan_reads((chunk_id,))
+        return self._checked(chunk_id, self._cached_segment(read), *read.chunks[0][1:], read.pack)
+
+    def chunks(self, ids: Iterable[bytes]) -> Iterator[tuple[bytes, memoryview]]:
+        """Chunks in the order asked for, each with its id. Raise IntegrityError as `chunk` does."""
+        for chunk_id in ids:
+            yield chunk_id, self.chunk(chunk_id)
+
+    def _checked(self, chunk_id: bytes, data: bytes | memoryview, start: int, length: int, pack: str) -> memoryview:
+        view = memoryview(data)[start : start + length]
+        if blake3(view, key=self._chunk_key).digest() != chunk_id:
+            raise IntegrityError(f"A chunk in {pack} is not what its id says.")
+        return view
+
+    # -- manifest ---------------------------------------------------------------------------------------------------
+
+    def pages(self, volume: Volume) -> list[PageReference]:
+        """The pages of a volume's manifest."""
+        pages = self._roots.get(volume.root)
+        if pages is None:
+            data = self.chunk(volume.root)
+            if len(data) != volume.root_length:
+                raise IntegrityError(f"The manifest root of {volume.name} has another length than its point says.")
+            pages = self._roots[volume.root] = decode_root(data)
+        return pages
+
+    def page(self, reference: PageReference) -> list[Entry]:
+        """The entries of one page. Raise IntegrityError if it is not what the root says, or out of order."""
+        data = self.chunk(reference.page_id)
+        entries = decode_page(data)
+        if len(data) != reference.length or len(entries) != reference.entries:
+            raise IntegrityError("A manifest page has another length than its root says.")
+        previous: bytes | None = None
+        for entry in entries:
+            key = sort_key(entry.path)
+            if previous is not None and key <= previous:
+                raise IntegrityError(f"A manifest page is out of order at {entry.path!r}.")
+            previous = key
+        if not entries or entries[0].path != reference.first_path:
+            raise IntegrityError("A manifest page does not begin where its root says.")
+        return entries
+
+    def entries(self, volume: Volume, under: bytes = b"") -> Iterator[Entry]:
+        """The entries of a volume in order; only `under` and what is inside it, if given.
+
+        Reads only the pages needed.
+        """
+        previous: bytes | None = None
+        for reference in pages_below(self.pages(volume), under):
+            for entry in self.page(reference):
+                if previous is not None and (key := sort_key(entry.path)) <= previous:
+                    raise IntegrityError(f"The manifest of {volume.name} is out of order at {entry.path!r} ({key!r}).")
+                if not under or is_below(entry.path, under):
+                    yield entry
+            previous = sort_key(entry.path)
+
+    def entry(self, volume: Volume, path: bytes) -> Entry | None:
+        """The entry at `path`, or None."""
+        for entry in self.entries(volume, path):
+            if entry.path == path:
+                return entry
+            return None
+        return None
+
+    def children(self, volume: Volume, path: bytes) -> Iterator[Entry]:
+        """The entries directly in the directory `path`."""
+        prefix = len(path) + 1 if path else 0
+        for entry in self.entries(volume, path):
+            if entry.path != path and b"/" not in entry.path[prefix:]:
+                yield entry

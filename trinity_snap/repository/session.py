@@ -1,0 +1,326 @@
+"""The writing side of a repository: one session per run, which takes chunks and commits recovery points.
+
+The order of things is the order of safety: the session object, then the list of what exists, then packs, then the
+index, then the points (docs/format.md section 1, and prune's rules in docs/planning/backup-strategy.md).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from secrets import randbits
+
+import msgspec
+from blake3 import blake3
+
+from trinity_snap.errors import ForeignRepository, IntegrityError
+from trinity_snap.repository.chunkindex import ChunkIndex
+from trinity_snap.repository.keys import HostSecret, Recipient, generate_session_key
+from trinity_snap.repository.packs import PACK_BYTES, PackBuffers, PackBuilder, SealedPack, Table, check_table
+from trinity_snap.repository.points import RecoveryPoint, seal_point
+from trinity_snap.repository.recipients import seal_session
+from trinity_snap.repository.sealed import (
+    INDEX_MAGIC,
+    POINT_MAGIC,
+    TAG_BYTES,
+    new_header,
+    open_object,
+    parse_header,
+    seal_object,
+)
+from trinity_snap.repository.segments import as_stored, encode_segment
+from trinity_snap.targets.protocol import Target
+
+__all__ = ["Session", "Tally", "read_index"]
+
+_GROUP_BYTES = 1024 * 1024
+_OWN_SEGMENT_BYTES = 256 * 1024
+_OPEN_PACKS = 2
+_WORKERS = 2
+_SEGMENTS_IN_FLIGHT = 6
+_PACKS_PER_INDEX = 64
+_CHUNKS_PER_INDEX = 1 << 16
+
+
+class _IndexedPack(msgspec.Struct, array_like=True, frozen=True):
+    digest: bytes
+    length: int
+    table: Table
+
+
+_index_decoder = msgspec.msgpack.Decoder(list[_IndexedPack])
+
+
+class Tally:
+    """How many bytes were stored for somebody. Grows as segments are sealed; whole after `flush`."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, amount: int) -> None:
+        """Count `amount` bytes more."""
+        with self._lock:
+            self.bytes += amount
+
+
+class _Group:
+    """Small chunks that will share a segment."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.ids = bytearray()
+        self.bytes = 0
+
+
+class Session:
+    """One run's writes. `store` and `commit` are for one thread; sealing and uploading go on in others.
+
+    Use it as a context manager: leaving it waits for or abandons what is in flight, and never deletes anything.
+    """
+
+    def __init__(
+        self, target: Target, host: HostSecret, recipients: Sequence[Recipient], cache_directory: Path
+    ) -> None:
+        self._target = target
+        self._host = host
+        self.session_id = os.urandom(16)
+        self._key = generate_session_key()
+        self._chunk_key = host.chunk_id_key
+        self.bytes_stored = 0
+        self.chunks_stored = 0
+        self._put(
+            f"sessions/{self.session_id.hex()}",
+            seal_session(self._key, host.repository_id, self.session_id, recipients, host.mac_key),
+        )
+        if next(iter(target.list_prefix("fences/")), None) is not None:
+            raise ForeignRepository(
+                "The repository holds fences of a prune that this version of trinity-snap does not understand.",
+                untouched="Nothing was backed up.",
+                next_step="Use the version of trinity-snap that prunes this repository.",
+            )
+        self.index = ChunkIndex(cache_directory)
+        alive = [bytes.fromhex(name[-64:]) for name in target.list_prefix("packs/")]
+        self.index.set_alive(alive)
+        self.unreadable_index: list[str] = []
+        self._ingest(set(alive))
+
+        self._tally = Tally()
+        self._files, self._manifests = _Group(), _Group()
+        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="seal")
+        self._uploader = ThreadPoolExecutor(1, thread_name_prefix="upload")
+        self._in_flight = threading.BoundedSemaphore(_SEGMENTS_IN_FLIGHT)
+        self._futures: deque[Future[None]] = deque()
+        self._buffers = PackBuffers()
+        self._open = [self._new_pack() for _ in range(_OPEN_PACKS)]
+        self._open_lock = threading.Lock()
+        self._stored: deque[tuple[bytes, int, Table]] = deque()
+        self._unindexed: list[_IndexedPack] = []
+        self._unindexed_chunks = 0
+        self._failure: BaseException | None = None
+
+    # -- chunks -----------------------------------------------------------------------------------------------------
+
+    def store(self, data: bytes | memoryview) -> bytes:
+        """Take a chunk of a file in, unless it is stored already. Return its id.
+
+        Raise what sealing or uploading an earlier one raised. `data` is copied if need be: a view need not last longer
+        than the call.
+        """
+        return self._store(data, self._files)
+
+    def store_manifest(self, data: bytes) -> bytes:
+        """Take a page or root of a manifest in, as `store` does. They share no segment with the data of files."""
+        return self._store(data, self._manifests)
+
+    def _store(self, data: bytes | memoryview, group: _Group) -> bytes:
+        chunk_id = blake3(data, key=self._chunk_key).digest()
+        if self.index.known(chunk_id):
+            return chunk_id
+        self.index.expect(chunk_id)
+        self.chunks_stored += 1
+        if len(data) >= _OWN_SEGMENT_BYTES:
+            self._submit(as_stored(data), chunk_id, [len(data)])
+        else:
+            group.parts.append(bytes(data))
+            group.ids += chunk_id
+            group.bytes += len(data)
+            if group.bytes >= _GROUP_BYTES:
+                self._submit_group(group)
+        return chunk_id
+
+    def count_in(self, tally: Tally) -> None:
+        """Count what is stored from here on in `tally`."""
+        if tally is not self._tally:
+            self._submit_groups()
+            self._tally = tally
+
+    def _submit_groups(self) -> None:
+        self._submit_group(self._files)
+        self._submit_group(self._manifests)
+
+    def _submit_group(self, group: _Group) -> None:
+        if group.parts:
+            parts, ids = group.parts, bytes(group.ids)
+            group.parts, group.ids, group.bytes = [], bytearray(), 0
+            self._submit(as_stored(b"".join(parts)), ids, [len(part) for part in parts])
+
+    def _submit(self, stored: bytes, ids: bytes, lengths: list[int]) -> None:
+        self._settle()
+        self._in_flight.acquire()
+        self._futures.append(self._workers.submit(self._seal, stored, ids, lengths, self._tally))
+        while self._futures and self._futures[0].done():
+            self._futures.popleft()
+
+    def _settle(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        while self._stored:
+            digest, length, table = self._stored.popleft()
+            self.index.learn(digest, length, table)
+            self._unindexed.append(_IndexedPack(digest, length, table))
+            self._unindexed_chunks += sum(len(segment.lengths) for segment in table)
+            if len(self._unindexed) >= _PACKS_PER_INDEX or self._unindexed_chunks >= _CHUNKS_PER_INDEX:
+                self._write_index()
+
+    def _seal(self, stored: bytes, ids: bytes, lengths: list[int], tally: Tally) -> None:
+        try:
+            if self._failure is None:
+                plaintext = encode_segment(stored)
+                tally.add(len(plaintext) + TAG_BYTES)
+                self._add_to_pack(plaintext, ids, lengths)
+        except BaseException as error:  # handed to the thread that stores
+            self._failure = self._failure or error
+        finally:
+            self._in_flight.release()
+
+    def _add_to_pack(self, plaintext: bytes, ids: bytes, lengths: list[int]) -> None:
+        slot = randbits(8) % _OPEN_PACKS
+        while (size := (pack := self._open[slot]).add(plaintext, ids, lengths)) is None:
+            pass  # another thread has just closed it, and puts a new one there
+        if size < PACK_BYTES:
+            return
+        with self._open_lock:
+            if self._open[slot] is not pack:
+                return
+            self._open[slot] = self._new_pack()
+        self._close_pack(pack)
+
+    def _close_pack(self, pack: PackBuilder) -> None:
+        sealed = pack.finish()
+        if sealed is not None:
+            self._uploader.submit(self._upload, sealed)
+
+    def _upload(self, pack: SealedPack) -> None:
+        try:
+            if self._failure is None:
+                self._put(pack.name, pack.data)
+                self._stored.append((pack.digest, len(pack.data), pack.table))
+        except BaseException as error:  # handed to the thread that stores
+            self._failure = self._failure or error
+        finally:
+            pack.data.release()
+            self._buffers.give_back(pack.buffer)
+
+    def _new_pack(self) -> PackBuilder:
+        return PackBuilder(self._host.repository_id, self.session_id, self._key, self._buffers)
+
+    # -- commit -----------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Make every chunk taken so far durable, and the index of them. Raise what any of it raised."""
+        self._submit_groups()
+        while self._futures:
+            self._futures.popleft().result()
+        with self._open_lock:
+            closing, self._open = self._open, [self._new_pack() for _ in range(_OPEN_PACKS)]
+        for pack in closing:
+            self._close_pack(pack)
+        self._uploader.submit(lambda: None).result()
+        self._settle()
+        self._write_index()
+        self.index.save()
+
+    def packs_of(self, chunk_ids: Iterable[bytes]) -> set[int]:
+        """The ordinals of packs that hold these chunks, all of which are stored. Raise IntegrityError if one is not."""
+        pack_of = self.index.pack_of
+        packs = {pack_of(chunk_id) for chunk_id in chunk_ids}
+        if -1 in packs:
+            raise IntegrityError(
+                "A chunk that this run relies on is not stored.",
+                untouched="Earlier recovery points are as they were.",
+                next_step="Run the backup again; it will store the chunk anew.",
+            )
+        return packs
+
+    def commit(self, point: RecoveryPoint) -> str:
+        """Write the recovery point, whose packs are all stored. Return its id. `point.id` is ignored."""
+        point_id = os.urandom(16).hex()
+        header = new_header(POINT_MAGIC, self._host.repository_id, self.session_id)
+        named = msgspec.structs.replace(point, id=point_id, session_id=self.session_id)
+        self._put(f"points/{point_id}", seal_point(named, header, self._key, self._host.mac_key))
+        return point_id
+
+    def close(self) -> None:
+        """Stop the threads. What was not flushed is lost; what was is kept."""
+        if self._failure is None:
+            self._failure = RuntimeError("the session is closed")
+        self._workers.shutdown(wait=True)
+        self._uploader.shutdown(wait=True)
+        self.index.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- index ------------------------------------------------------------------------------------------------------
+
+    def _write_index(self) -> None:
+        if not self._unindexed:
+            return
+        name = f"index/{os.urandom(16).hex()}"
+        header = new_header(INDEX_MAGIC, self._host.repository_id, self.session_id)
+        body = msgspec.msgpack.encode(self._unindexed)
+        self._put(name, seal_object(header, self._host.index_key, name, body))
+        self.index.note_ingested(name)
+        self._unindexed = []
+        self._unindexed_chunks = 0
+
+    def _ingest(self, alive: set[bytes]) -> None:
+        fresh = [name for name in self._target.list_prefix("index/") if name not in self.index.ingested]
+        for name in fresh:
+            try:
+                packs = read_index(self._target.get(name), self._host, name)
+            except (IntegrityError, ForeignRepository):
+                self.unreadable_index.append(name)
+                continue
+            for pack in packs:
+                self.index.learn(pack.digest, pack.length, pack.table, alive=pack.digest in alive)
+            self.index.note_ingested(name)
+        if fresh:
+            self.index.save()
+
+    def _put(self, name: str, data: bytes | memoryview) -> None:
+        self._target.put_if_absent(name, data)
+        self.bytes_stored += len(data)
+
+
+def read_index(data: bytes, host: HostSecret, name: str) -> list[_IndexedPack]:
+    """Return the packs that an index object covers. Raise IntegrityError if it is damaged or impossible."""
+    header = parse_header(data, INDEX_MAGIC, host.repository_id, name)
+    body = open_object(data, header, host.index_key, name)
+    try:
+        packs = _index_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise IntegrityError(f"{name} cannot be decoded: {error}.") from error
+    for pack in packs:
+        if len(pack.digest) != 32 or pack.length < 0:
+            raise IntegrityError(f"{name} names an impossible pack.")
+        check_table(pack.table, name)
+    return packs

@@ -1,0 +1,113 @@
+"""Carrying out the plan of a restore."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from trinity_snap.durable import make_directory_durably
+from trinity_snap.errors import IntegrityError, RestoreError, RestoreRefused
+from trinity_snap.progress import NullProgress, Progress
+from trinity_snap.repository.manifest import Entry
+from trinity_snap.restore.directories import remove_tree
+from trinity_snap.restore.plan import RestorePlan, VolumePlan, human
+from trinity_snap.restore.result import RestoreResult, make_result
+from trinity_snap.restore.selection import select_paths
+from trinity_snap.restore.signals import Interrupted, Interruption
+from trinity_snap.restore.source import PointSource, Repository
+from trinity_snap.restore.swap import swap_in
+from trinity_snap.restore.tree import TreeResult
+from trinity_snap.restore.write import damage, write_and_check
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+__all__ = ["execute"]
+
+
+def execute(
+    plan: RestorePlan,
+    repository: Repository,
+    docker: DockerClient | None = None,
+    progress: Progress | None = None,
+) -> RestoreResult:
+    """Carry out a plan. The caller holds the host.
+
+    Data that is live stays as it is until its replacement is complete, on disk and checked; whatever fails before leaves
+    it so. Raise RestoreRefused if there is not enough room, IntegrityError naming the files whose data cannot be read,
+    RestoreError for everything else, LeftQuiesced if all is restored but a container did not start.
+    """
+    for space in plan.space:
+        if not space.enough:
+            raise RestoreRefused(
+                f"There is not enough room at {space.where}: {human(space.needed_bytes)} and {space.needed_inodes}"
+                f" inodes needed, {human(space.free_bytes)} and {space.free_inodes} free.",
+                untouched="Nothing was changed.",
+                next_step="Make room, or restore to another filesystem with --to.",
+            )
+    reader = repository.reader(plan.point)
+    progress = progress or NullProgress()
+    started = time.monotonic()
+    with Interruption() as interruption:
+        try:
+            if plan.mode == "directory":
+                written = _into_directory(plan, reader, progress)
+                return make_result(plan, written, started, 0.0, (), "", ())
+            return swap_in(plan, reader, docker, progress, interruption, started)
+        except Interrupted as error:
+            if error.number == signal.SIGINT:
+                raise KeyboardInterrupt from error
+            raise RestoreError(
+                f"The restore was stopped by {error}.", untouched="What was live is as it was."
+            ) from error
+
+
+def _into_directory(plan: RestorePlan, reader: PointSource, progress: Progress) -> list[TreeResult]:
+    """Restore into an empty directory. If that fails nothing stays, except that damaged files cost only themselves."""
+    assert plan.to is not None
+    made = not plan.to.is_dir()
+    try:
+        make_directory_durably(plan.to)
+        holder = os.open(plan.to, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RestoreError(f"{plan.to} cannot be used: {error.strerror or error}.") from error
+    results = []
+    damaged: list[IntegrityError] = []
+    begun: list[bytes] = []
+    try:
+        for volume in plan.volumes:
+            assert volume.live is not None
+            name = os.fsencode(volume.live.name)
+            begun.append(name)
+            result = write_and_check(
+                reader, holder, name, volume.name, _entries(reader, volume), progress,
+                devices=False, total=volume.bytes, damaged_is_fatal=False,
+            )  # fmt: skip
+            results.append(result)
+            if result.damaged:
+                damaged.append(damage(volume.name, result, untouched=f"Everything else of it is in {volume.live}."))
+        os.fsync(holder)
+    except BaseException:
+        for name in begun:
+            remove_tree(holder, name)
+        if made:
+            os.rmdir(plan.to)
+        raise
+    finally:
+        os.close(holder)
+    if damaged:
+        raise IntegrityError(
+            " ".join(error.message for error in damaged),
+            untouched=f"Everything else was restored to {plan.to}, and is checked.",
+            next_step="Take another recovery point for the files named.",
+        )
+    return results
+
+
+def _entries(reader: PointSource, volume: VolumePlan) -> Callable[[], Iterable[Entry]]:
+    if volume.paths:
+        return lambda: select_paths(reader, volume.volume, volume.paths)
+    return lambda: reader.entries(volume.volume)

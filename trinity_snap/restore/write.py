@@ -1,0 +1,64 @@
+"""Writing one tree of a recovery point, and proving that it is on disk as it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from trinity_snap.errors import IntegrityError
+from trinity_snap.progress import Progress
+from trinity_snap.quiesce.steps import step
+from trinity_snap.repository.manifest import Entry
+from trinity_snap.restore.check import check_tree
+from trinity_snap.restore.directories import shown
+from trinity_snap.restore.source import PointSource
+from trinity_snap.restore.system import sync_filesystem
+from trinity_snap.restore.tree import TreeResult, TreeWriter
+
+__all__ = ["damage", "write_and_check"]
+
+_SHOWN_DAMAGED = 10
+
+
+def write_and_check(
+    reader: PointSource,
+    holder: int,
+    root_name: bytes,
+    name: str,
+    entries: Callable[[], Iterable[Entry]],
+    progress: Progress,
+    *,
+    devices: bool,
+    total: int,
+    damaged_is_fatal: bool,
+) -> TreeResult:
+    """Write a tree, have it on disk, read it again and compare. `name` is what messages call it.
+
+    Raise IntegrityError if files of the recovery point are damaged: at once when they are written, if
+    `damaged_is_fatal`, else not at all (see the result).
+    """
+    progress.stage(f"restore {name}", total)
+    writer = TreeWriter(reader, holder, root_name, devices=devices, progress=progress)
+    result = writer.write(entries())
+    step("restore.written")
+    if result.damaged and damaged_is_fatal:
+        raise damage(name, result, untouched="The volume is as it was.")
+    sync_filesystem(holder)
+    step("restore.synced")
+    progress.stage(f"check {name}", total)
+    check_tree(reader, holder, root_name, entries(), result, progress)
+    step("restore.checked")
+    return result
+
+
+def damage(name: str, result: TreeResult, untouched: str) -> IntegrityError:
+    """The error that names the files whose data cannot be read."""
+    names = [shown(path) for path in sorted(result.damaged)]
+    listed = ", ".join(names[:_SHOWN_DAMAGED])
+    if len(names) > _SHOWN_DAMAGED:
+        listed += f" and {len(names) - _SHOWN_DAMAGED} more"
+    why = next(iter(result.damaged.values())).rstrip(".")
+    return IntegrityError(
+        f"{len(names)} files of {name} cannot be read from the repository: {listed} ({why}).",
+        untouched=untouched,
+        next_step="Take another recovery point, or restore with --to into a directory, which gets all the others.",
+    )

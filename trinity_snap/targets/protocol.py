@@ -1,0 +1,63 @@
+"""What a storage must offer to hold repositories: six operations on immutable objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+MAX_OBJECT_BYTES = 1 << 30
+"""Larger objects do not occur; `get` refuses them, so that a hostile storage cannot fill the memory."""
+
+
+@dataclass(frozen=True)
+class ObjectStat:
+    """An object's length, and when the storage got it: Unix time in nanoseconds, by its own clock."""
+
+    size: int
+    time_ns: int
+
+
+class Target(Protocol):
+    """A place for objects. Safe to use from several threads, and from several processes and hosts at a time.
+
+    Names are those of `targets.names`; any other raises TargetError before anything is done. Every operation
+    raises TargetDenied without permission, and TargetError when the storage fails, with `transient` set if
+    trying again may help.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where this is, in the form that `open_target` takes. Holds no secret."""
+        ...
+
+    def put_if_absent(self, name: str, data: bytes | bytearray | memoryview) -> bool:
+        """Store an object, durably and all at once.
+
+        True: it is stored, and was not there before. False: there was one already, which is durable and
+        untouched. Raise TargetFull if there is no room; then nothing of it is left.
+        """
+        ...
+
+    def get(self, name: str) -> bytes:
+        """The whole object. Raise ObjectMissing if there is none."""
+        ...
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`.
+
+        Raise ObjectMissing, or TargetError if the object ends before.
+        """
+        ...
+
+    def list_prefix(self, prefix: str) -> Iterator[str]:
+        """The full names of the objects whose names begin with `prefix`, in any order, each once."""
+        ...
+
+    def stat(self, name: str) -> ObjectStat:
+        """An object's length and time. Raise ObjectMissing if there is none."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove an object, durably. One that is not there is no error."""
+        ...
