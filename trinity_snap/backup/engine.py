@@ -108,7 +108,7 @@ class Engine:
         Pass 1 sees the whole tree, later ones what has changed since. Return the signatures of what was read cleanly,
         by path. A file whose ctime is not older than `pass_start_ns` (Unix time) is shipped, and left out of that.
         """
-        live = DirectoryView(tree_root)
+        live = DirectoryView(tree_root, live=True)
         read_before = self._shipper.bytes_read
         try:
             if pass_number > 1:

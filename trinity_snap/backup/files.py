@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -75,6 +76,11 @@ class EntryMaker:
             extents,
         )
 
+    @staticmethod
+    def bare_directory(path: bytes, status: os.stat_result) -> Entry:
+        """The entry of a directory whose extended attributes cannot be read."""
+        return Entry(path, "d", status.st_mode & 0o7777, status.st_uid, status.st_gid, status.st_mtime_ns)
+
     def _content(
         self, view: SourceView, path: bytes, status: os.stat_result
     ) -> tuple[int, bytes, list[tuple[int, int]]]:
@@ -112,7 +118,9 @@ class EntryMaker:
         while at < size:
             try:
                 start = os.lseek(descriptor, at, os.SEEK_DATA)
-            except OSError:  # ENXIO: no more data
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # ENXIO: no more data
+                    raise
                 break
             end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
             if start >= size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -81,9 +82,11 @@ class _Run:
         self.result = RunResult(run_id, policy.host_name, _now())
         self._began = time.monotonic()
         self._docker = True
+        self._quiet_ns = 0
 
     def run(self, names: Sequence[str] | None) -> RunResult:
         """Do it."""
+        _allow_many_files()
         with HostLock(self.state, self.result.run_id):
             try:
                 client = self._connect()
@@ -99,9 +102,10 @@ class _Run:
             try:
                 if any(work.result.outcome != "skipped" for work in works):
                     self._back_up(client, repository, works)
-            except TrinitySnapError as error:
-                self.result.error = error.to_json()
-                _fail(works, error)
+            except (TrinitySnapError, OSError) as error:
+                failure = _as_ours(error)
+                self.result.error = failure.to_json()
+                _fail(works, failure)
             self.result.agents = [work.result for work in works]
             self.result.duration_seconds = round(time.monotonic() - self._began, 3)
             self.result.settle()
@@ -198,6 +202,8 @@ class _Run:
             provider.prepare(setting)
         step("prepared")
         self.progress.stage("holding agents still")
+        # What was written to a file after it was flushed may change again unseen until the instant.
+        self._quiet_ns = time.time_ns()
         quiesce = self.policy.quiesce
         agents = [work.agent for work in active] if client is not None else []
         instant = critical_section(
@@ -254,7 +260,7 @@ class _Run:
         for source in work.sources:
             provider = provider_of[_key(source)]
             view = provider.view(source)
-            shipped = engine.ship(_spec(source), view, instant.created_ns, exclude)
+            shipped = engine.ship(_spec(source), view, min(instant.created_ns, self._quiet_ns), exclude)
             shipped.problems += provider.problems(source)
             work.shipped.append((_spec(source), shipped))
             if shipped.excluded:
@@ -332,8 +338,8 @@ class _Run:
         for provider in providers:
             try:
                 provider.release()
-            except SnapshotError as error:
-                self._note(str(error))
+            except (SnapshotError, OSError) as error:
+                self._note(f"A snapshot could not be removed; `trinity-snap recover` tries again: {error}")
 
     def _note(self, message: str) -> None:
         self.result.notes.append(message)
@@ -346,10 +352,29 @@ class _Run:
             self._note(f"The result could not be kept in {self.state}: {error.strerror}.")
 
 
+def _allow_many_files() -> None:
+    """Every level of a live tree is an open directory while it is walked."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(65536, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _fail(works: Sequence[_Work], error: TrinitySnapError) -> None:
     for work in works:
         if work.result.outcome == "failed" and work.result.error is None:
             work.result.error = str(error)
+
+
+def _as_ours(error: TrinitySnapError | OSError) -> TrinitySnapError:
+    if isinstance(error, TrinitySnapError):
+        return error
+    where = f" at {os.fsdecode(error.filename)}" if error.filename else ""
+    return TrinitySnapError(
+        f"The run could not go on: {error.strerror or error}{where}.",
+        untouched="Recovery points that were made before are whole, and every agent runs.",
+        next_step="See that the state directory has room and can be written, then run again.",
+    )
 
 
 def _key(source: Source) -> tuple[str, str]:

@@ -263,7 +263,7 @@ class _Pass:
         self._exclude = re.compile("|".join(translate(pattern) for pattern in exclude)) if exclude else None
         self._cutter = PageCutter(shipper._page_seed)
         self._signatures: list[Signature | None] = []
-        self._links: dict[int, bytes] = {}
+        self._links: dict[tuple[int, int], bytes] = {}
         self._lost_links: dict[
             bytes, bytes
         ] = {}  # first names that could not be read -> the name that took their place
@@ -324,7 +324,7 @@ class _Pass:
                 continue
             link = b""
             if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
-                link = links.setdefault(status.st_ino, item.path)
+                link = links.setdefault((status.st_dev, status.st_ino), item.path)
                 if link is item.path:
                     link = b""
             items.append(item)
@@ -350,6 +350,8 @@ class _Pass:
         if not page.cut and self._fill(walk, count + 1):
             return False
         if self._was_shipped is not None and not all(map(self._was_shipped, page.paths)):
+            return False
+        if self._lost_links or not self._changed.keys().isdisjoint(page.paths):
             return False
         self._at += count
         self._shipped.entries += count
@@ -383,8 +385,14 @@ class _Pass:
                     raise
                 if self._live is None or not isinstance(error, FileNotFoundError):
                     self._problem(path, error)
-                return
-        if link != signature[4]:
+                if not stat.S_ISDIR(status.st_mode):
+                    return
+                # What is in the directory needs it.
+                entry = self._maker.bare_directory(path, status)
+                link = b"\0"
+        if link == b"\0":
+            known = None
+        elif link != signature[4]:
             self._lost_links[signature[4]] = link or path
             known = None
         if status.st_ctime_ns >= self._quiet_before_ns or not is_unchanged(self._live, path, signature):

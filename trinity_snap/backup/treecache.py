@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -91,7 +92,8 @@ class TreeWriter:
 
     def abandon(self) -> None:
         """Close and remove the file."""
-        self._file.close()
+        with suppress(OSError):  # on a full disk closing fails again
+            self._file.close()
         self.path.unlink(missing_ok=True)
 
     def _write(self, data: bytes) -> None:

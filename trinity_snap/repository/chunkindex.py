@@ -172,6 +172,8 @@ class ChunkIndex:
             self._alive.append(alive)
         else:
             self._alive[ordinal] = alive
+        if not alive:
+            return
         recent = self._recent
         for segment in table:
             ids = segment.ids
@@ -207,25 +209,25 @@ class ChunkIndex:
             for chunk_id, ordinal in self._recent.items()
             if ordinal >= 0 and self._alive[ordinal]
         ]
-        if not settled:
-            return
-        settled.sort()
+        if settled:
+            settled.sort()
+            self._runs.append(self._new_run(settled, len(settled)))
+        # Forgotten only after they are on disk: a disk that is full here must not make the index poorer.
         self._recent = {chunk_id: ordinal for chunk_id, ordinal in self._recent.items() if ordinal < 0}
-        self._add_run(settled, len(settled))
         while len(self._runs) > 1 and self._runs[-2].count < _MERGE_RATIO * self._runs[-1].count:
-            last, before = self._runs.pop(), self._runs.pop()
-            total = last.count + before.count
-            self._add_run(filter(self._is_alive, heapq.merge(before.records(), last.records())), total)
+            before, last = self._runs[-2:]
+            merged = filter(self._is_alive, heapq.merge(before.records(), last.records()))
+            self._runs[-2:] = [self._new_run(merged, last.count + before.count)]
             for run in (last, before):
                 run.close()
 
     def _is_alive(self, record: bytes) -> bool:
         return self._alive[int.from_bytes(record[CHUNK_ID_BYTES:], "big")]
 
-    def _add_run(self, records: Iterable[bytes], expected: int) -> None:
+    def _new_run(self, records: Iterable[bytes], expected: int) -> _Run:
         path = self._directory / f"{os.urandom(8).hex()}.run"
         _write_run(path, records, expected)
-        self._runs.append(_Run(path))
+        return _Run(path)
 
     def save(self) -> None:
         """Make what has been learnt durable. Chunks still on their way are left out."""

@@ -6,6 +6,7 @@ index, then the points (docs/format.md section 1, and prune's rules in docs/plan
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import deque
@@ -32,7 +33,7 @@ from trinity_snap.repository.sealed import (
     parse_header,
     seal_object,
 )
-from trinity_snap.repository.segments import as_stored, encode_segment
+from trinity_snap.repository.segments import SEGMENT_MAXIMUM_BYTES, as_stored, encode_segment
 from trinity_snap.targets.protocol import Target
 
 __all__ = ["Session", "Tally", "read_index"]
@@ -141,6 +142,8 @@ class Session:
         chunk_id = blake3(data, key=self._chunk_key).digest()
         if self.index.known(chunk_id):
             return chunk_id
+        if len(data) > SEGMENT_MAXIMUM_BYTES:
+            raise OSError(errno.EFBIG, f"a chunk of {len(data)} bytes is larger than the format allows")
         self.index.expect(chunk_id)
         self.chunks_stored += 1
         if len(data) >= _OWN_SEGMENT_BYTES:
@@ -179,6 +182,13 @@ class Session:
     def _settle(self) -> None:
         if self._failure is not None:
             raise self._failure
+        try:
+            self._take_in()
+        except BaseException as error:
+            self._failure = error  # chunks that count as known may never be stored: nothing can be committed any more
+            raise
+
+    def _take_in(self) -> None:
         while self._stored:
             digest, length, table = self._stored.popleft()
             self.index.learn(digest, length, table)

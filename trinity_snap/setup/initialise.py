@@ -217,7 +217,7 @@ def _repository(
     for recipient in unique.values():
         add_recipient(place, host, identity, recipient)
     for recipient in before:
-        if recipient.label == RECOVERY:
+        if recipient.label == RECOVERY and recipient.id not in unique:
             retire_recipient(place, host, recipient.id)
     return repository
 

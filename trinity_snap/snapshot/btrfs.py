@@ -147,6 +147,12 @@ class BtrfsProvider:
         return place / STORE
 
     def _make(self, wanted: _Snapshot) -> None:
+        if os.path.realpath(wanted.subvolume) != str(wanted.subvolume):
+            raise SnapshotError(
+                f"{wanted.subvolume} is reached through a symbolic link that was not there a moment ago.",
+                untouched="No snapshot of it was made.",
+                next_step="Look at what made that link: an agent may be trying to reach outside of its volume.",
+            )
         _btrfs(
             ["subvolume", "snapshot", "-r", str(wanted.subvolume), str(wanted.where)],
             f"The snapshot of {wanted.subvolume} could not be made",

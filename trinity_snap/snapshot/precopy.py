@@ -188,7 +188,7 @@ class PrecopyProvider:
             known = self._surveys.get(source.name)
             if known is None:
                 shipped: Mapping[bytes, tuple[int, int, int, int]] = setting.ship_pass(
-                    source, DirectoryView(root), self.passes
+                    source, DirectoryView(root, live=True), self.passes
                 )
             elif known.hot:
                 shipped = setting.ship_pass(source, ChangedView(root, known), self.passes)

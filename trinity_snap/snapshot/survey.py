@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from trinity_snap.snapshot.beneath import Beneath
 from trinity_snap.snapshot.listing import Listing, pack, same, signature
 from trinity_snap.snapshot.protocol import Deadline, Signature
 from trinity_snap.snapshot.staging import Staging, open_live
@@ -62,14 +63,15 @@ def survey(root: Path, layers: list[Layer]) -> Survey:
     """Look over the tree at `root`, knowing what was shipped. Raise SnapshotError if the root cannot be read."""
     result = Survey(time.time_ns())
     name = os.fsencode(root)
+    beneath = Beneath(name)
     links: dict[int, list[bytes]] = {}
     link_bytes: dict[int, int] = {}
     shipped_links: set[int] = set()
-    for path, status, _ in walk_directory(name):
+    for path, status, _ in walk_directory(name, live=True):
         if status is None:
             continue
         try:
-            _read_details(name, path, status.st_mode, result.xattrs, result.targets)
+            _read_details(beneath, path, status.st_mode, result.xattrs, result.targets)
         except OSError:
             continue  # it vanished or changed just now: not known
         result.listing.append(path, status)
@@ -116,8 +118,9 @@ def take_instant(root: Path, before: Survey, staging: Staging, deadline: Deadlin
     """
     result = Instant()
     name = os.fsencode(root)
+    beneath = Beneath(name)
     links: dict[int, int] = {}
-    for number, (path, status, error) in enumerate(walk_directory(name)):
+    for number, (path, status, error) in enumerate(walk_directory(name, live=True)):
         if number % _CHECK_EVERY == 0:
             deadline.check()
         if status is None:
@@ -127,7 +130,7 @@ def take_instant(root: Path, before: Survey, staging: Staging, deadline: Deadlin
         if stat.S_ISREG(status.st_mode) and (not known or path in before.hot):
             number_of_copy = links.get(status.st_ino) if status.st_nlink > 1 else None
             if number_of_copy is None:
-                copied = _copy(name, path, staging, deadline, result)
+                copied = _copy(beneath, path, staging, deadline, result)
                 if copied is None:
                     continue
                 status, number_of_copy = copied
@@ -141,7 +144,7 @@ def take_instant(root: Path, before: Survey, staging: Staging, deadline: Deadlin
                 result.targets[path] = before.targets[path]
         else:
             try:
-                _read_details(name, path, status.st_mode, result.xattrs, result.targets)
+                _read_details(beneath, path, status.st_mode, result.xattrs, result.targets)
             except OSError as problem:
                 result.errors[path] = problem
         result.listing.append(path, status)
@@ -149,12 +152,12 @@ def take_instant(root: Path, before: Survey, staging: Staging, deadline: Deadlin
 
 
 def _copy(
-    root: bytes, path: bytes, staging: Staging, deadline: Deadline, result: Instant
+    beneath: Beneath, path: bytes, staging: Staging, deadline: Deadline, result: Instant
 ) -> tuple[os.stat_result, int] | None:
     """Copy one live file; its state and the copy's number, or None if it vanished or could not be read (noted)."""
     for attempt in range(_TRIES):
         try:
-            descriptor = open_live(absolute(root, path))
+            descriptor = open_live(beneath.name(path))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -183,13 +186,13 @@ def _copy(
 
 
 def _read_details(
-    root: bytes,
+    beneath: Beneath,
     path: bytes,
     mode: int,
     xattrs: dict[bytes, dict[bytes, bytes]],
     targets: dict[bytes, bytes],
 ) -> None:
-    name = absolute(root, path)
+    name = beneath.name(path)
     if stat.S_ISLNK(mode):
         targets[path] = os.readlink(name)
     found = read_xattrs(name)
@@ -210,7 +213,7 @@ class ChangedView(DirectoryView):
     """The live tree, of which only the root and the given regular files are shown: what a later pass has to ship."""
 
     def __init__(self, root: Path, changed: Survey) -> None:
-        super().__init__(root)
+        super().__init__(root, live=True)
         self._survey = changed
 
     def walk(self) -> Iterator[WalkItem]:

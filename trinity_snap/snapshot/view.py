@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from trinity_snap.errors import SnapshotError
+from trinity_snap.snapshot.beneath import Beneath
 
 __all__ = ["DirectoryView", "SourceView", "WalkItem", "read_xattrs", "walk_directory"]
 
@@ -47,15 +48,20 @@ class SourceView(Protocol):
 
 
 class DirectoryView:
-    """A plain directory tree (or a single regular file) that does not change: a mounted snapshot, or a tree at rest."""
+    """A plain directory tree, or a single regular file: a mounted snapshot, a tree at rest, or, if `live`, one in use.
 
-    def __init__(self, root: Path) -> None:
+    In a live tree nothing is reached through a symbolic link, not even through one that takes a directory's place meanwhile.
+    A live view is for one thread.
+    """
+
+    def __init__(self, root: Path, *, live: bool = False) -> None:
         self.root = root
         self._root = os.fsencode(root)
+        self._beneath = Beneath(self._root) if live else None
 
     def walk(self) -> Iterator[WalkItem]:
         """Walk the tree, depth first, siblings by name."""
-        return walk_directory(self._root)
+        return walk_directory(self._root, live=self._beneath is not None)
 
     def open(self, path: bytes) -> int:
         """Open the file at `path` without following a symbolic link."""
@@ -78,6 +84,8 @@ class DirectoryView:
         return os.lstat(self._absolute(path))
 
     def _absolute(self, path: bytes) -> bytes:
+        if self._beneath is not None:
+            return self._beneath.name(path)
         return self._root + b"/" + path if path else self._root
 
 
@@ -98,12 +106,13 @@ def read_xattrs(path: bytes) -> dict[bytes, bytes]:
     }
 
 
-def walk_directory(root: bytes) -> Iterator[WalkItem]:
+def walk_directory(root: bytes, *, live: bool = False) -> Iterator[WalkItem]:
     """Yield the entries of the tree at `root` in manifest order.
 
     Siblings come sorted by name and a directory is followed at once by its content. Entries on another filesystem
     than the root are left out, except the mount points themselves. An entry that vanishes is left out; one that
-    cannot be looked at is yielded with its error. Raise SnapshotError if the root itself cannot be read.
+    cannot be looked at is yielded with its error. With `live` no symbolic link is followed that takes a directory's place
+    meanwhile. Raise SnapshotError if the root itself cannot be read.
     """
     try:
         root_stat = os.lstat(root)
@@ -115,37 +124,59 @@ def walk_directory(root: bytes) -> Iterator[WalkItem]:
     if not stat.S_ISDIR(root_stat.st_mode):
         return
     device = root_stat.st_dev
-    # A stack of iterators over sorted listings; each listing is of (name, DirEntry).
-    stack = [(b"", iter(_without_own(_listing(root))))]
-    while stack:
-        prefix, listing = stack[-1]
-        for entry in listing:
-            path = prefix + entry.name
-            try:
-                entry_stat = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                yield WalkItem(path, None, error)
-                continue
-            yield WalkItem(path, entry_stat)
-            if stat.S_ISDIR(entry_stat.st_mode) and entry_stat.st_dev == device:
+    beneath = Beneath(root) if live else None
+    # A stack of sorted listings: prefix of the paths, what is left of the listing, and the directory's descriptor or -1.
+    stack: list[tuple[bytes, Iterator[os.DirEntry[bytes]], int]] = []
+    try:
+        listing, descriptor = _listing(root, b"", beneath)
+        stack.append((b"", iter(_without_own(listing)), descriptor))
+        while stack:
+            prefix, entries, descriptor = stack[-1]
+            for entry in entries:
+                path = prefix + entry.name
                 try:
-                    inner = _listing(entry.path)
+                    entry_stat = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
                     yield WalkItem(path, None, error)
                     continue
-                stack.append((path + b"/", iter(inner)))
-                break
-        else:
-            stack.pop()
+                yield WalkItem(path, entry_stat)
+                if stat.S_ISDIR(entry_stat.st_mode) and entry_stat.st_dev == device:
+                    try:
+                        inner, opened = _listing(entry.path, path, beneath)
+                    except FileNotFoundError:
+                        continue
+                    except OSError as error:
+                        yield WalkItem(path, None, error)
+                        continue
+                    stack.append((path + b"/", iter(inner), opened))
+                    break
+            else:
+                stack.pop()
+                if descriptor >= 0:
+                    os.close(descriptor)
+    finally:
+        for _, _, descriptor in stack:
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
-def _listing(directory: bytes) -> list[os.DirEntry[bytes]]:
-    with os.scandir(directory) as entries:
-        return sorted(entries, key=_name)
+def _listing(directory: bytes, path: bytes, beneath: Beneath | None) -> tuple[list[os.DirEntry[bytes]], int]:
+    """The entries by name, each name once, and the descriptor by which they are reached (-1: by their path)."""
+    descriptor = -1
+    if beneath is not None:
+        descriptor = beneath.directory(path)
+        directory = b"/proc/self/fd/%d" % descriptor
+    try:
+        with os.scandir(directory) as entries:
+            # A directory that changes while it is read may show a name twice.
+            unique = {entry.name: entry for entry in entries}
+        return sorted(unique.values(), key=_name), descriptor
+    except BaseException:
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise
 
 
 def _without_own(listing: list[os.DirEntry[bytes]]) -> list[os.DirEntry[bytes]]:

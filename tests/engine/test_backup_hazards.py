@@ -1,0 +1,205 @@
+"""What a failing disk, a busy file or a hostile agent can do to a backup, and what it must not become."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.conftest import Store
+from tests.engine.test_backup_engine import contents, on_disk
+from trinity_snap.backup.engine import AgentPoint, Committed, Engine, SourceSpec
+from trinity_snap.repository import chunkindex
+from trinity_snap.repository.chunkindex import ChunkIndex
+from trinity_snap.repository.packs import Segment
+from trinity_snap.repository.verify import verify
+from trinity_snap.snapshot.beneath import Beneath
+from trinity_snap.snapshot.view import DirectoryView, SourceView, WalkItem, walk_directory
+
+SOURCE = SourceSpec("v")
+POINT = AgentPoint("a", "h", "0" * 32, 0, "none", "directory", "file-consistent")
+LATER = 1 << 62
+
+
+def commit(store: Store, view: SourceView) -> Committed:
+    with Engine(store.open(), store.cache) as engine:
+        return engine.commit(POINT, [(SOURCE, engine.ship(SOURCE, view, LATER))])
+
+
+def test_what_a_later_pass_shipped_goes_before_what_the_first_did(store: Store, tmp_path: Path) -> None:
+    """The same signature, other content: as when a long write ends after the first pass has read."""
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "file").write_bytes(b"first ")
+    status = os.stat(root / "file")
+
+    class SameSignature(DirectoryView):
+        def walk(self) -> Iterator[WalkItem]:
+            for path, found, error in super().walk():
+                yield WalkItem(path, status if path == b"file" else found, error)
+
+        def lstat(self, path: bytes) -> os.stat_result:
+            return status if path == b"file" else super().lstat(path)
+
+        def was_shipped(self, path: bytes) -> bool:
+            return True
+
+    view = SameSignature(root)
+    with Engine(store.open(), store.cache) as engine:
+        engine.ship_pass(SOURCE, view, root, 1, LATER)
+        (root / "file").write_bytes(b"second")
+        os.utime(root / "file", ns=(0, status.st_mtime_ns))
+        now = os.stat(root / "file")
+        engine._changed["v"] = {}
+        maker = engine._shipper._maker
+        signature = (status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size, b"")
+        engine._changed["v"][b"file"] = (signature, maker.make(view, b"file", now, b""))
+        committed = engine.commit(POINT, [(SOURCE, engine.ship(SOURCE, view, LATER))])
+    assert contents(store.open(), committed.id) == {"file": b"second"}
+
+
+def test_the_same_inode_number_on_two_filesystems_is_not_the_same_file(store: Store, tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    for name in ("a", "b"):
+        (root / name).write_bytes(name.encode())
+        os.link(root / name, root / f"{name}-linked")
+
+    class TwoFilesystems(DirectoryView):
+        def walk(self) -> Iterator[WalkItem]:
+            for path, found, error in super().walk():
+                assert found is not None
+                reduced: Any = found.__reduce__()[1]
+                fields = list(reduced[0])
+                if path:
+                    fields[1], fields[2] = 257, 1 if path.startswith(b"a") else 2
+                yield WalkItem(path, os.stat_result(fields, reduced[1]), error)
+
+    committed = commit(store, TwoFilesystems(root))
+    assert contents(store.open(), committed.id) == on_disk(root)
+
+
+def test_a_directory_exchanged_for_a_link_leads_nowhere(tmp_path: Path) -> None:
+    secret = tmp_path / "outside"
+    secret.mkdir()
+    (secret / "shadow").write_bytes(b"secret")
+    root = tmp_path / "tree"
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a" / "b" / "shadow").write_bytes(b"own")
+    view = DirectoryView(root, live=True)
+    walk = view.walk()
+    seen = [next(walk).path, next(walk).path]
+    assert seen == [b"", b"a"]
+    (root / "a").rename(root / "z")
+    (root / "a").symlink_to(secret)
+    rest = list(walk)
+    assert not [item.path for item in rest if item.path.startswith(b"a/") and item.stat is not None]
+    for path in (b"a/shadow", b"a/../outside/shadow"):
+        with pytest.raises(OSError, match=r".*") as caught:
+            os.close(view.open(path))
+        assert caught.value.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENOENT)
+        with pytest.raises(OSError, match=r".*"):
+            view.xattrs(path, 0)
+
+
+def test_a_tree_that_is_held_open_may_be_moved_and_is_still_the_one_walked(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "file").write_bytes(b"own")
+    beneath = Beneath(os.fsencode(root))
+    descriptor, name = beneath.parent(b"a/file")
+    (root / "a").rename(root / "b")
+    (root / "a").symlink_to("/")
+    opened = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+    assert os.read(opened, 10) == b"own"
+    os.close(opened)
+    beneath.close()
+
+
+def test_live_and_resting_walks_see_the_same(tmp_path: Path) -> None:
+    from tests.engine.test_backup_engine import make_tree
+
+    make_tree(tmp_path / "tree", 100)
+    root = os.fsencode(tmp_path / "tree")
+    before = len(os.listdir("/proc/self/fd"))
+    assert list(walk_directory(root, live=True)) == list(walk_directory(root))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_directory_whose_attributes_cannot_be_read_keeps_what_is_in_it(store: Store, tmp_path: Path) -> None:
+    class Unreadable(DirectoryView):
+        def xattrs(self, path: bytes, mode: int) -> dict[bytes, bytes]:
+            if path == b"d":
+                raise OSError(errno.EIO, "Input/output error")
+            return super().xattrs(path, mode)
+
+    root = tmp_path / "tree"
+    (root / "d").mkdir(parents=True)
+    (root / "d" / "file").write_bytes(b"data")
+    committed = commit(store, Unreadable(root))
+    assert committed.problems == [("v", b"d", "Input/output error")]
+    assert contents(store.open(), committed.id) == {"d/file": b"data"}
+    repository = store.open()
+    point = repository.read_point(committed.id)
+    assert [entry.path for entry in repository.reader(point).entries(point.volumes[0])] == [b"", b"d", b"d/file"]
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_hole(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    with (root / "sparse").open("wb") as file:
+        file.truncate(1 << 20)
+        file.write(b"data")
+    seek = os.lseek
+
+    def failing(descriptor: int, offset: int, how: int) -> int:
+        if how == os.SEEK_DATA:
+            raise OSError(errno.EIO, "Input/output error")
+        return seek(descriptor, offset, how)
+
+    monkeypatch.setattr(os, "lseek", failing)
+    committed = commit(store, DirectoryView(root))
+    assert committed.problems == [("v", b"sparse", "Input/output error")]
+
+
+def test_an_index_that_cannot_be_written_forgets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = ChunkIndex(tmp_path / "index")
+    index.set_alive([])
+    ids = [os.urandom(32) for _ in range(100)]
+    index.learn(b"p" * 32, 100, [Segment(50, b"".join(ids), [1] * 100)])
+    whole = chunkindex._write_run
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(chunkindex, "_write_run", full)
+    with pytest.raises(OSError, match="No space"):
+        index.save()
+    monkeypatch.setattr(chunkindex, "_write_run", whole)
+    assert all(index.known(chunk_id) for chunk_id in ids)
+    index.save()
+    index.close()
+    again = ChunkIndex(tmp_path / "index")
+    again.set_alive([b"p" * 32])
+    assert all(again.known(chunk_id) for chunk_id in ids)
+
+
+def test_a_cache_lost_together_with_packs_costs_no_run(store: Store, tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "file").write_bytes(b"data" * 1000)
+    store.backup(root)
+    for name in store.objects("packs/"):
+        store.target().delete(name)
+    shutil.rmtree(store.cache)
+    committed = store.backup(root)
+    assert contents(store.open(), committed.id) == on_disk(root)
+    assert verify(store.open(), [store.open().read_point(committed.id)], read_data=True).good
