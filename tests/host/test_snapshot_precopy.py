@@ -4,6 +4,7 @@ import errno
 import mmap
 import os
 import stat
+import subprocess
 import time
 
 import pytest
@@ -256,3 +257,19 @@ def test_a_single_file_is_a_source_too(source, tmp_path):
     with open(view.open(b""), "rb") as file:
         assert file.read() == b"SECRET=1"
     backup.provider.release()
+
+
+def test_a_subvolume_inside_is_left_out_and_said(source, tmp_path):
+    made = subprocess.run(
+        ["btrfs", "subvolume", "create", str(source.path / "inner")], capture_output=True, check=False
+    )
+    if made.returncode:
+        assert b"not a btrfs" in made.stderr  # ext4 and xfs have no subvolumes
+        return
+    (source.path / "inner" / "file").write_bytes(b"left out")
+    (source.path / "file").write_bytes(b"kept")
+    backup = Backup(source, tmp_path / "state").prepare()
+    assert content(backup.restore(tmp_path / "out")) == {"file": b"kept"}
+    ((path, why),) = backup.provider.problems(source)
+    assert path == b"inner"
+    assert "btrfs" in why

@@ -96,6 +96,10 @@ class Listing:
         """An entry as `pack` makes it; None if there is none. In ascending order this is fast."""
         return self._records.find(path)
 
+    def elsewhere(self) -> list[bytes]:
+        """The paths of entries that are on another filesystem, or in another subvolume, than the first."""
+        return [path for path, (device, _) in self._devices.items() if device != self._device]
+
     def paths(self) -> Iterator[bytes]:
         """All paths."""
         return (path for path, _ in self._records)

@@ -146,7 +146,7 @@ class PrecopyProvider:
         return PrecopyView(self._roots[source.name], self._instants[source.name], self._require_staging())
 
     def problems(self, source: Source) -> Sequence[tuple[bytes, str]]:
-        """Filesystems mounted inside the source, and files that were written to while they were copied."""
+        """Filesystems and subvolumes inside the source, and files that were written to while they were copied."""
         root = self._roots[source.name]
         found = [
             (
@@ -157,6 +157,10 @@ class PrecopyProvider:
         ]
         instant = self._instants.get(source.name)
         unsteady = instant.unsteady if instant else []
+        mounted = {path for path, _ in found}
+        for path in instant.listing.elsewhere() if instant else ():
+            if path not in mounted:
+                found.append((path, "a subvolume of its own is here, which only the provider btrfs can back up"))
         return found + [(path, "it was written to while it was copied, and may be torn") for path in unsteady]
 
     def release(self) -> None:
