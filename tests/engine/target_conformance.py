@@ -6,6 +6,7 @@ A test module for a target subclasses `TargetConformance` and gives the fixture 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,18 @@ class TargetConformance:
             assert target.put_if_absent(name, data) is True
             assert target.get(name) == data
             assert target.stat(name).size == len(data)
+
+    @pytest.mark.parametrize("start", [0, 512, 1, 4095])
+    @pytest.mark.parametrize("length", [2 << 20, (2 << 20) + 1, (2 << 20) - 4096])
+    def test_large_objects_are_stored_from_wherever_they_lie_in_memory(
+        self, target: Target, start: int, length: int
+    ) -> None:
+        memory = mmap.mmap(-1, 3 << 20)  # it begins at a page
+        memory[:] = os.urandom(len(memory))
+        with memoryview(memory) as whole, whole[start : start + length] as data:
+            name = pack_name(bytes(data))
+            assert target.put_if_absent(name, data) is True
+            assert target.get(name) == data
 
     @pytest.mark.parametrize("kind", FLAT_KINDS)
     def test_every_kind_has_room(self, target: Target, kind: str) -> None:

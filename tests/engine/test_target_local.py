@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
+import mmap
 import os
 import signal
 import stat
@@ -205,6 +207,49 @@ def test_filesystems_that_can_do_neither_are_refused_clearly(
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: NoRename())
     with pytest.raises(TargetError, match="neither make hard links nor rename"):
         target.put_if_absent(flat_name(), b"x")
+    assert temporaries(directory) == []
+    assert list(target.list_prefix("")) == []
+
+
+def test_a_write_past_the_page_cache_that_the_disk_refuses_is_made_through_it(
+    target: Target, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some filesystems take the flag and then want another alignment; the first half may be written by then."""
+    memory = mmap.mmap(-1, 2 << 20)
+    memory[:] = os.urandom(len(memory))
+    write = os.write
+    refused = []
+
+    def picky(descriptor: int, data: memoryview) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            if len(data) < len(memory):
+                refused.append(len(data))
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return write(descriptor, data[: 1 << 20])
+        return write(descriptor, data)
+
+    name = pack_name(bytes(memory))
+    monkeypatch.setattr(os, "write", picky)
+    assert target.put_if_absent(name, memoryview(memory))
+    assert target.get(name) == bytes(memory)
+    assert refused == [1 << 20]
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_large_object_keeps_nothing_of_it(
+    target: Target, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = mmap.mmap(-1, 2 << 20)
+    write = os.write
+
+    def full(descriptor: int, data: memoryview) -> int:
+        if len(data) < len(memory):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data[: 1 << 20])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(TargetFull):
+            target.put_if_absent(pack_name(bytes(memory)), memoryview(memory))
     assert temporaries(directory) == []
     assert list(target.list_prefix("")) == []
 

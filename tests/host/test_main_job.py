@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -163,6 +165,40 @@ def test_a_run_killed_at_any_step_leaves_nothing_that_the_next_does_not_mend(dae
         extract(repository, point, tmp_path / "check")
         check_databases(tmp_path / "check", "one")
         shutil.rmtree(tmp_path / "check")
+
+
+def test_a_snapshot_that_cannot_be_removed_is_no_success(daemon: Daemon, tmp_path: Path) -> None:
+    product = install(tmp_path, daemon)
+    daemon.run("agent-one", volumes=["agent-one-workspace:/home/developer"])
+    (volume(daemon, "agent-one-workspace") / "note").write_text("kept")
+    process = product.start("backup", "--json", TRINITY_SNAP_HANG_AT="shipping")
+    wait_until(lambda: bool(leftovers(product)))
+    wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T")
+    (left,) = leftovers(product)
+    on_btrfs = "staging" not in left
+    # An immutable directory keeps btrfs from deleting, a mount keeps anybody from removing what it lies on.
+    hold, let_go = (
+        (["chattr", "+i", str(Path(left).parent)], ["chattr", "-i", str(Path(left).parent)])
+        if on_btrfs
+        else (["mount", "--bind", left, left], ["umount", left])
+    )
+    subprocess.run(hold, check=True)
+    try:
+        process.send_signal(signal.SIGCONT)
+        output, _ = process.communicate(timeout=120)
+        answer = json.loads(output)
+        assert process.returncode == 12
+        assert answer["outcome"] == "downgraded"
+        assert answer["agents"][0]["outcome"] == "done"
+        assert Path(left).name in answer["left_behind"][0]
+        assert leftovers(product) == [left]
+        warnings = product.run("status", code=None)["warnings"]
+        assert any("left something behind" in warning for warning in warnings)
+    finally:
+        subprocess.run(let_go, check=True)
+    assert product.run("recover")["removed"] == [left]
+    assert leftovers(product) == []
+    assert product.run("backup")["left_behind"] == []
 
 
 def adopt_from_words(product: Product, words: Path, repository_id: str) -> subprocess.CompletedProcess[str]:

@@ -42,7 +42,10 @@ class AgentResult:
 
 @dataclass
 class RunResult:
-    """A whole run. Times are RFC 3339 in UTC; `created` is the instant of the snapshot, None if there was none."""
+    """A whole run. Times are RFC 3339 in UTC; `created` is the instant of the snapshot, None if there was none.
+
+    `left_behind` says, a sentence each, what of the run is still on the host that should not be.
+    """
 
     run_id: str
     host: str
@@ -52,16 +55,17 @@ class RunResult:
     duration_seconds: float = 0.0
     agents: list[AgentResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    left_behind: list[str] = field(default_factory=list)
     error: dict[str, object] | None = None
 
     def settle(self) -> None:
-        """Work out the run's outcome from the agents'."""
+        """Work out the run's outcome from the agents', and from what was left behind."""
         outcomes = {agent.outcome for agent in self.agents} - {"skipped"}
         if outcomes == {"failed"} or (self.error is not None and not outcomes - {"failed"}):
             self.outcome = "failed"
         elif outcomes & {"failed", "incomplete"}:
             self.outcome = "some-failed"
-        elif "downgraded" in outcomes:
+        elif "downgraded" in outcomes or self.left_behind:
             self.outcome = "downgraded"
         else:
             self.outcome = "done"

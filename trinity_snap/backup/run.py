@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import time
@@ -43,6 +44,13 @@ __all__ = ["run_backup"]
 _CONSISTENCY = {"pause": "host-crash-consistent", "crash": "crash-consistent", "file": "file-consistent"}
 _RANK = ["file-consistent", "crash-consistent", "host-crash-consistent", "application-consistent"]
 _COMMIT_BYTES = 256 * 1024 * 1024
+_NEXT_STEP = {
+    errno.ENOSPC: "Free some space there, or on the disk of the state directory, then run again.",
+    errno.EDQUOT: "Raise the quota there, or that of the state directory, then run again.",
+    errno.EROFS: "See in the kernel log why the filesystem became read-only, then run again.",
+    errno.EIO: "See in the kernel log whether a disk is failing, then run again.",
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`), then run again.",
+}
 
 
 @dataclass
@@ -339,7 +347,9 @@ class _Run:
             try:
                 provider.release()
             except (SnapshotError, OSError) as error:
-                self._note(f"A snapshot could not be removed; `trinity-snap recover` tries again: {error}")
+                message = f"The provider “{provider.name}” could not remove what it made for this run: {error}"
+                self.result.left_behind.append(message)
+                self.progress.note(message)
 
     def _note(self, message: str) -> None:
         self.result.notes.append(message)
@@ -372,8 +382,9 @@ def _as_ours(error: TrinitySnapError | OSError) -> TrinitySnapError:
     where = f" at {os.fsdecode(error.filename)}" if error.filename else ""
     return TrinitySnapError(
         f"The run could not go on: {error.strerror or error}{where}.",
-        untouched="Recovery points that were made before are whole, and every agent runs.",
-        next_step="See that the state directory has room and can be written, then run again.",
+        untouched="Recovery points that were made before are whole.",
+        next_step=_NEXT_STEP.get(error.errno or 0, "Mend that, then run again.")
+        + " `trinity-snap recover` undoes what this run may have left.",
     )
 
 

@@ -74,5 +74,9 @@ def _lines(result: RunResult) -> Iterator[str]:
             yield f"{agent.agent}: {problem['volume']}: {problem['path']}: {problem['reason']}"
         if len(agent.problems) > 10:
             yield f"{agent.agent}: and {len(agent.problems) - 10} more; --json has them all."
+    yield from result.left_behind
     took = f"{plural(len(result.agents), 'agent')} in {seconds(result.duration_seconds)}"
-    yield f"{_ENDING[result.outcome]} {took}, run {result.run_id[:8]}."
+    ending = _ENDING[result.outcome]
+    if result.left_behind and not any(agent.outcome == "downgraded" for agent in result.agents):
+        ending = _ENDING["done"]
+    yield f"{ending} {took}, run {result.run_id[:8]}."

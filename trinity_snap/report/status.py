@@ -177,6 +177,10 @@ def _run_warnings(runs: Sequence[Run]) -> Iterable[str]:
         message = error.get("message") if isinstance(error, Mapping) else None
         yield f"The last run, started {runs[0].get('started')}, failed{f': {message}' if message else '.'}"
 
+    left = runs[0].get("left_behind") if runs else None
+    if isinstance(left, list) and left:
+        yield f"The last run, started {runs[0].get('started')}, left something behind: {' '.join(map(str, left))}"
+
 
 def _parts(run: Run) -> Iterable[Run]:
     parts = run.get("agents")

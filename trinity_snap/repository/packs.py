@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ PACK_BYTES = 16 * 1024 * 1024
 TRAILER_BYTES = 8
 _TRAILER_MAGIC = b"TSPK"
 _PACK_MULTIPLE = 4096
-_GROWTH_BYTES = 2 * 1024 * 1024
+_BUFFER_BYTES = PACK_BYTES + 4 * 1024 * 1024
 _SCRATCH_BYTES = 2 * 1024 * 1024 + 64
 _TABLE_MAXIMUM_BYTES = 256 * 1024 * 1024
 
@@ -74,7 +75,7 @@ class SealedPack:
     digest: bytes
     data: memoryview
     table: Table
-    buffer: bytearray
+    buffer: mmap.mmap
 
     @property
     def name(self) -> str:
@@ -96,21 +97,24 @@ def _associated(header: bytes, kind: int, number: int) -> bytes:
 
 
 class PackBuffers:
-    """A few buffers for packs being filled, used again and again: fresh memory costs more than sealing does."""
+    """A few buffers for packs being filled, used again and again: fresh memory costs more than sealing does.
+
+    They begin at a page of memory, as a target needs that hands them to a disk without copying them.
+    """
 
     def __init__(self, count: int = 4) -> None:
         self._left = threading.BoundedSemaphore(count)
-        self._free: list[bytearray] = []
+        self._free: list[mmap.mmap] = []
         self._scratch = threading.local()
 
-    def take(self) -> bytearray:
+    def take(self) -> mmap.mmap:
         """A buffer for a pack. Wait until one is given back if all are taken."""
         self._left.acquire()
-        return self._free.pop() if self._free else bytearray()
+        return self._free.pop() if self._free else mmap.mmap(-1, _BUFFER_BYTES)
 
-    def give_back(self, buffer: bytearray) -> None:
+    def give_back(self, buffer: mmap.mmap) -> None:
         """Return a buffer that nothing refers to any more."""
-        if len(buffer) <= 2 * PACK_BYTES:
+        if len(buffer) == _BUFFER_BYTES:
             self._free.append(buffer)
         self._left.release()
 
@@ -136,7 +140,7 @@ class PackBuilder:
         self._header = header.encode()
         self._cipher = object_cipher(header, session_key)
         self._buffers = buffers or PackBuffers()
-        self._buffer: bytearray | None = None
+        self._buffer: mmap.mmap | None = None
         self._table: Table = []
         self._bytes = HEADER_BYTES
         self._finished = False
@@ -171,14 +175,16 @@ class PackBuilder:
             data = memoryview(buffer)[:end]
             return SealedPack(hashlib.sha256(data).digest(), data, self._table, buffer)
 
-    def _room_for(self, length: int) -> bytearray:
+    def _room_for(self, length: int) -> mmap.mmap:
         """The buffer, with at least `length` bytes left in it."""
         if self._buffer is None:
             self._buffer = self._buffers.take()
             self._buffer[:HEADER_BYTES] = self._header
-        missing = self._bytes + length - len(self._buffer)
-        if missing > 0:
-            self._buffer.extend(bytes(max(missing, min(len(self._buffer), _GROWTH_BYTES))))
+        if self._bytes + length > len(self._buffer):
+            larger = mmap.mmap(-1, max(self._bytes + length, 2 * len(self._buffer)))
+            with memoryview(self._buffer) as whole:
+                larger[: self._bytes] = whole[: self._bytes]
+            self._buffer = larger
         return self._buffer
 
     def _seal(self, nonce: bytes, plaintext: bytes, associated: bytes) -> int:

@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from trinity_snap.errors import IntegrityError, RestoreError
 from trinity_snap.progress import Progress
@@ -26,6 +27,7 @@ from trinity_snap.restore.directories import (
 from trinity_snap.restore.metadata import Losses, MetadataSetter
 from trinity_snap.restore.order import checked_order
 from trinity_snap.restore.source import PointSource, SegmentRead
+from trinity_snap.restore.writes import HANDED_OVER_BYTES, Places, WritesAhead, write_places
 
 __all__ = ["TreeResult", "TreeWriter", "write_error"]
 
@@ -87,7 +89,7 @@ class TreeWriter:
         self._link_paths: set[bytes] = set()
         self._left: list[Entry] = []
         self._at = b""
-        self._last: tuple[bytes, int] | None = None
+        self._writes = WritesAhead(self._failed_at)
 
     def write(self, entries: Iterable[Entry]) -> TreeResult:
         """Write the tree.
@@ -105,7 +107,7 @@ class TreeWriter:
             ) from error
         finally:
             self._segments.close()
-            self._close_last()
+            self._writes.close()
             self._cache.close()
         return self.result
 
@@ -212,6 +214,7 @@ class TreeWriter:
         if self._files:
             files, self._files, self._references = self._files, [], 0
             self._write_files(files)
+            self._writes.drain()
         links, self._links = self._links, []
         for entry in links:
             self._make_link(entry)
@@ -269,6 +272,7 @@ class TreeWriter:
                 self._remove_damaged(entry)
                 return
         job.layout.finish(job.placed)
+        self._writes.drain()
         self._finish_large(job)
 
     def _plan(self, ids: list[bytes], files: list[Entry]) -> list[SegmentRead]:
@@ -330,11 +334,9 @@ class TreeWriter:
                 for job, places in pieces.pop(chunk_id, ()):
                     if job.entry.path in damaged:
                         continue
+                    job.pending -= 1
                     self._write_pieces(job, data, places)
                     amount += length
-                    job.pending -= 1
-                    if not job.pending:
-                        self._finish_large(job)
             self.result.bytes += amount
             self._progress.advance(amount)
         for chunk_id in [*wanted, *pieces]:
@@ -356,7 +358,6 @@ class TreeWriter:
                     self._remove_damaged(job.entry)
 
     def _remove_damaged(self, entry: Entry) -> None:
-        self._close_last()
         directory, name = self._cache.place(entry.path)
         os.unlink(name, dir_fd=directory)
 
@@ -366,15 +367,15 @@ class TreeWriter:
         path = self._at = entry.path
         directory, name = self._cache.place(path)
         descriptor = os.open(name, _CREATE, 0o600, dir_fd=directory)
+        if len(data) >= HANDED_OVER_BYTES:
+            self._writes.begin(path, descriptor, data, ((0, 0, len(data)),), partial(self._finish_file, entry))
+            return
         try:
             if data:
-                written = os.write(descriptor, data)
-                while written < len(data):
-                    written += os.write(descriptor, data[written:])
-            self._finish(descriptor, entry)
+                write_places(descriptor, data, ((0, 0, len(data)),))
+            self._finish_file(entry, descriptor)
         finally:
             os.close(descriptor)
-        self.result.files += 1
 
     def _create_large(self, entry: Entry) -> _LargeFile:
         self._at = entry.path
@@ -387,34 +388,28 @@ class TreeWriter:
         return _LargeFile(entry)
 
     def _open_large(self, entry: Entry) -> int:
-        if self._last is not None:
-            if self._last[0] == entry.path:
-                return self._last[1]
-            self._close_last()
         self._at = entry.path
         directory, name = self._cache.place(entry.path)
-        descriptor = os.open(name, _REOPEN, dir_fd=directory)
-        self._last = (entry.path, descriptor)
-        return descriptor
+        return os.open(name, _REOPEN, dir_fd=directory)
 
-    def _close_last(self) -> None:
-        if self._last is not None:
-            last, self._last = self._last, None
-            os.close(last[1])
-
-    def _write_pieces(self, job: _LargeFile, data: memoryview, places: list[tuple[int, int, int]]) -> None:
-        descriptor = self._open_large(job.entry)
-        for offset, start, length in places:
-            end = start + length
-            while start < end:
-                written = os.pwrite(descriptor, data[start:end], offset)
-                start += written
-                offset += written
+    def _write_pieces(self, job: _LargeFile, data: memoryview, places: Places) -> None:
+        entry = job.entry
+        then = None if job.pending else partial(self._finish_file, entry)
+        self._writes.begin(entry.path, self._open_large(entry), data, places, then)
 
     def _finish_large(self, job: _LargeFile) -> None:
-        self._finish(self._open_large(job.entry), job.entry)
-        self._close_last()
+        descriptor = self._open_large(job.entry)
+        try:
+            self._finish_file(job.entry, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _finish_file(self, entry: Entry, descriptor: int) -> None:
+        self._finish(descriptor, entry)
         self.result.files += 1
+
+    def _failed_at(self, path: bytes) -> None:
+        self._at = path
 
 
 def write_error(error: OSError, path: bytes, holder: int) -> RestoreError:

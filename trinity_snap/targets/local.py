@@ -26,6 +26,8 @@ from trinity_snap.targets.protocol import MAX_OBJECT_BYTES, ObjectStat
 _TEMPORARY = ".tmp"
 _UNLOCKABLE_TEMPORARY_SECONDS = 24 * 3600
 _ATTEMPTS = 3
+_DIRECT_BYTES = 1024 * 1024
+_DIRECT_MULTIPLE = 4096
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _TRANSIENT = {
@@ -250,7 +252,7 @@ class LocalTarget:
         try:
             with suppress(OSError):  # without locks, leftovers are found by their age
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            write_all(descriptor, data)
+            _write(descriptor, data)
             os.fsync(descriptor)
             return _link_or_rename(temporary, final)
         finally:
@@ -266,6 +268,36 @@ class LocalTarget:
             with suppress(OSError):
                 if _is_abandoned(path):
                     os.unlink(path)
+
+
+def _write(descriptor: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data`: past the page cache where the filesystem and the data's place in memory allow it.
+
+    Copying a pack into the page cache costs more than all that was done to it before, and pushes out what agents use.
+    """
+    if len(data) < _DIRECT_BYTES or len(data) % _DIRECT_MULTIPLE or not _set_direct(descriptor, True):
+        write_all(descriptor, data)
+        return
+    with memoryview(data) as view:
+        written = 0
+        while written < len(view):
+            try:
+                written += os.write(descriptor, view[written:])
+            except OSError as error:
+                if error.errno != errno.EINVAL or not _set_direct(descriptor, False):
+                    raise
+                write_all(descriptor, view[written:])
+                return
+
+
+def _set_direct(descriptor: int, direct: bool) -> bool:
+    """Turn O_DIRECT on or off; False if the filesystem will not have it."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if direct else flags & ~os.O_DIRECT)
+    except OSError:
+        return False
+    return True
 
 
 def _exists(path: Path) -> bool:

@@ -1,0 +1,60 @@
+"""Content that other threads write."""
+
+from __future__ import annotations
+
+import os
+import random
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from trinity_snap.restore.writes import WritesAhead
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_everything_is_written_to_its_place_and_ended_in_order(tmp_path: Path) -> None:
+    source = random.Random(3)
+    before = descriptors()
+    writes = WritesAhead(lambda path: pytest.fail(f"{path!r} failed"))
+    ended: list[int] = []
+    wanted = []
+
+    def end(number: int, _: int) -> None:
+        ended.append(number)
+
+    for number in range(300):
+        data = source.randbytes(source.randrange(1, 300_000))
+        middle = source.randrange(len(data))
+        places = ((middle + 10, middle, len(data) - middle), (5, 0, middle))
+        path = tmp_path / str(number)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+        writes.begin(os.fsencode(path), descriptor, data, places, partial(end, number))
+        wanted.append(b"\0" * 5 + data[:middle] + b"\0" * 5 + data[middle:])
+    writes.drain()
+    assert ended == list(range(300))
+    assert [(tmp_path / str(number)).read_bytes() for number in range(300)] == wanted
+    writes.close()
+    assert descriptors() == before
+
+
+def test_a_write_that_fails_is_raised_with_its_path_and_nothing_stays_open(tmp_path: Path) -> None:
+    before = descriptors()
+    failed: list[bytes] = []
+    writes = WritesAhead(failed.append)
+
+    def write_all() -> None:
+        for number in range(50):
+            path = "/dev/full" if number == 7 else tmp_path / str(number)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+            writes.begin(os.fsencode(path), descriptor, b"x" * 100_000, ((0, 0, 100_000),))
+        writes.drain()
+
+    with pytest.raises(OSError, match="No space left"):
+        write_all()
+    writes.close()
+    assert failed == [b"/dev/full"]
+    assert descriptors() == before
