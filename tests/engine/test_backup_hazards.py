@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from tests.engine.conftest import Store
 from tests.engine.test_backup_engine import contents, on_disk
 from trinity_snap.backup.engine import AgentPoint, Committed, Engine, SourceSpec
+from trinity_snap.backup.treecache import TreeWriter
+from trinity_snap.errors import SnapshotError
 from trinity_snap.repository import chunkindex
 from trinity_snap.repository.chunkindex import ChunkIndex
 from trinity_snap.repository.packs import Segment
@@ -203,3 +206,100 @@ def test_a_cache_lost_together_with_packs_costs_no_run(store: Store, tmp_path: P
     committed = store.backup(root)
     assert contents(store.open(), committed.id) == on_disk(root)
     assert verify(store.open(), [store.open().read_point(committed.id)], read_data=True).good
+
+
+def test_a_view_that_shows_a_name_twice_makes_no_point(store: Store, tmp_path: Path) -> None:
+    """No reader would take the manifest; better to know now."""
+
+    class Twice(DirectoryView):
+        def walk(self) -> Iterator[WalkItem]:
+            for item in super().walk():
+                yield item
+                if item.path == b"file":
+                    yield item
+
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "file").write_bytes(b"data")
+    with pytest.raises(SnapshotError, match="file"):
+        commit(store, Twice(root))
+    assert store.open().points() == []
+    committed = commit(store, DirectoryView(root))
+    with pytest.raises(SnapshotError, match="file"):
+        commit(store, Twice(root))  # the parent's pages are taken over here
+    assert [point.id for point in store.open().points()] == [committed.id]
+
+
+def test_a_chunk_that_the_format_has_no_room_for_costs_its_file_only(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "large").write_bytes(os.urandom(200_000))
+    (root / "small").write_bytes(b"data")
+    monkeypatch.setattr("trinity_snap.repository.session.SEGMENT_MAXIMUM_BYTES", 100_000)
+    committed = commit(store, DirectoryView(root))
+    ((volume, path, reason),) = committed.problems
+    assert (volume, path) == ("v", b"large")
+    assert "larger than the format allows" in reason
+    assert contents(store.open(), committed.id) == {"small": b"data"}
+
+
+def test_a_page_that_the_format_has_no_room_for_ends_the_run_without_a_point(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    for number in range(100):
+        (root / f"a rather long name, so that the page grows, {number}").touch()
+    monkeypatch.setattr("trinity_snap.repository.session.SEGMENT_MAXIMUM_BYTES", 1000)
+    with pytest.raises(OSError, match="larger than the format allows"):
+        commit(store, DirectoryView(root))
+    assert store.open().points() == []
+
+
+def test_a_tree_that_did_not_fit_the_state_directory_leaves_nothing_there(tmp_path: Path) -> None:
+    class Full(io.BufferedWriter):
+        def close(self) -> None:
+            super().close()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = TreeWriter(tmp_path / "cache" / "tree")
+    writer._file = Full(io.FileIO(writer.path, "wb"))
+    writer.abandon()
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_name_whose_first_name_is_lost_becomes_the_file_even_in_a_page_that_did_not_change(
+    store: Store, tmp_path: Path
+) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "a").write_bytes(b"data")
+    for number in range(3000):
+        (root / f"between {number:04}").touch()
+    os.link(root / "a", root / "z")
+    first = commit(store, DirectoryView(root))
+
+    class Lost(DirectoryView):
+        """The first name looks changed, and cannot be read."""
+
+        def walk(self) -> Iterator[WalkItem]:
+            for path, found, error in super().walk():
+                if path == b"a":
+                    assert found is not None
+                    reduced: Any = found.__reduce__()[1]
+                    found = os.stat_result(reduced[0], {**reduced[1], "st_mtime_ns": 1})
+                yield WalkItem(path, found, error)
+
+        def open(self, path: bytes) -> int:
+            if path == b"a":
+                raise OSError(errno.EIO, "Input/output error")
+            return super().open(path)
+
+    second = commit(store, Lost(root))
+    assert second.problems == [("v", b"a", "Input/output error")]
+    found = contents(store.open(), second.id)
+    assert "a" not in found
+    assert found["z"] == b"data"
+    assert contents(store.open(), first.id)["a"] == b"data"

@@ -201,6 +201,25 @@ def test_a_snapshot_that_cannot_be_removed_is_no_success(daemon: Daemon, tmp_pat
     assert product.run("backup")["left_behind"] == []
 
 
+def test_a_state_directory_that_is_broken_is_named_and_remembered(ext4_daemon: Daemon, tmp_path: Path) -> None:
+    product = install(tmp_path, ext4_daemon)
+    ext4_daemon.run("agent-one", volumes=["agent-one-workspace:/home/developer"])
+    product.run("backup")
+    cache = product.home / "state" / "cache"
+    shutil.rmtree(cache)
+    cache.write_text("no directory")
+    answer = product.run("backup", code=1)
+    assert answer["outcome"] == "failed"
+    assert str(cache) in answer["error"]["message"]
+    assert "agent runs" not in answer["error"]["untouched"]
+    assert answer["agents"][0]["outcome"] == "failed"
+    assert ext4_daemon.paused() == []
+    status = product.run("status", code=None)
+    assert any(str(cache) in warning for warning in status["warnings"])
+    cache.unlink()
+    assert product.run("backup")["outcome"] == "done"
+
+
 def adopt_from_words(product: Product, words: Path, repository_id: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "trinity_snap", "init", "--from-words", "--repository-id", repository_id, "--json"],

@@ -221,6 +221,31 @@ def test_a_lost_identity_is_replaced_with_the_words(host):
     assert host.json("init")["changed"] is False
 
 
+def test_an_interrupted_init_keeps_a_recovery_recipient_of_the_users_own(make_host, repository, monkeypatch):
+    from trinity_snap.repository.identity import save_recipient
+    from trinity_snap.repository.keys import generate_identity
+
+    module = import_module("trinity_snap.setup.initialise")
+    host = make_host()
+    own = generate_identity("recovery").recipient
+    file = host.home / "own.recipient"
+    save_recipient(file, own)
+    arguments = ["init", "--target", repository, "--recipient", str(file), "--recovery-words-file"]
+    repository_of = module._repository
+
+    def dies(*args: Any) -> Any:
+        repository_of(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_repository", dies)
+        host.json(*arguments, str(host.home / "first"), code=130)
+    host.json(*arguments, str(host.home / "second"))
+    recipients = host.json("key", "list")["recipients"]
+    assert sorted(one["label"] for one in recipients) == ["operator", "recovery", "recovery"]
+    assert own.id in {one["id"] for one in recipients}
+
+
 def test_an_interrupted_adoption_is_finished_as_one(host, make_host, repository, monkeypatch):
     from trinity_snap.setup.home import Home
 

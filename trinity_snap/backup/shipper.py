@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trinity_snap.backup.files import EntryMaker
 from trinity_snap.backup.treecache import CachedPage, Signature, TreeCache, TreeFooter, TreeWriter
+from trinity_snap.errors import SnapshotError
 from trinity_snap.progress import Progress
 from trinity_snap.repository.manifest import (
     CHUNK_ID_BYTES,
@@ -264,9 +265,9 @@ class _Pass:
         self._cutter = PageCutter(shipper._page_seed)
         self._signatures: list[Signature | None] = []
         self._links: dict[tuple[int, int], bytes] = {}
-        self._lost_links: dict[
-            bytes, bytes
-        ] = {}  # first names that could not be read -> the name that took their place
+        # First names that could not be read -> the name that took their place.
+        self._lost_links: dict[bytes, bytes] = {}
+        self._last: bytes | None = None
         self._references: list[PageReference] = []
         self._shipped = Shipped(b"", 0, 0, 0, 0, 0, writer.path)
         # Walked and not yet shipped: parallel lists, consumed from `_at`.
@@ -353,6 +354,7 @@ class _Pass:
             return False
         if self._lost_links or not self._changed.keys().isdisjoint(page.paths):
             return False
+        self._require_order(page.paths[0], page.paths[-1])
         self._at += count
         self._shipped.entries += count
         self._shipped.files += page.files
@@ -375,6 +377,7 @@ class _Pass:
         self._parent.advance(path)
         entry = self._known_entry(path, signature) if link == signature[4] else None
         known: Signature | None = signature
+        bare = False
         if entry is None:
             try:
                 entry = self._maker.make(self._view, path, status, link)
@@ -389,8 +392,9 @@ class _Pass:
                     return
                 # What is in the directory needs it.
                 entry = self._maker.bare_directory(path, status)
-                link = b"\0"
-        if link == b"\0":
+                bare = True
+        self._require_order(path, path)
+        if bare:
             known = None
         elif link != signature[4]:
             self._lost_links[signature[4]] = link or path
@@ -406,6 +410,16 @@ class _Pass:
         page = self._cutter.add(entry)
         if page is not None:
             self._write_page(page, cut=True)
+
+    def _require_order(self, first: bytes, last: bytes) -> None:
+        """See that what comes next comes after what came before: no reader takes a manifest where it does not."""
+        if self._last is not None and sort_key(first) <= sort_key(self._last):
+            raise SnapshotError(
+                f"The view of the volume shows {os.fsdecode(first)!r} after {os.fsdecode(self._last)!r}.",
+                untouched="No recovery point was made of it.",
+                next_step="Check the filesystem: a directory seems to hold a name twice.",
+            )
+        self._last = last
 
     def _known_entry(self, path: bytes, signature: Signature) -> Entry | None:
         if self._was_shipped is not None and not self._was_shipped(path):
