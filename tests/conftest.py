@@ -6,6 +6,17 @@ import os
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--mode-rounds", type=int, default=2, help="how many backups of busy databases in every quiesce mode"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -92,7 +92,10 @@ agents:
       description: The guarantee of the recovery point.
       type: str
     pause_seconds:
-      description: How long the agent was held.
+      description: How long the agent was frozen.
+      type: float
+    stopped_seconds:
+      description: How long the agent was shut down, in mode C(stop).
       type: float
     files:
       description: Files in the recovery point.

@@ -32,6 +32,17 @@ install_missing() {
   free_services
 }
 
+# command:package pairs that not every distribution has; what cannot be had is left out, and who needs it says so.
+install_if_there() {
+  local pair there=()
+  command -v apt-cache >/dev/null || return 0
+  for pair in "$@"; do
+    command -v "${pair%%:*}" >/dev/null && continue
+    apt-cache show "${pair#*:}" >/dev/null 2>&1 && there+=("$pair")
+  done
+  [ ${#there[@]} = 0 ] || install_missing "${there[@]}"
+}
+
 # A package that brings a daemon must not start it: tests and demo start their own.
 hold_services() {
   [ -e /usr/sbin/policy-rc.d ] && return

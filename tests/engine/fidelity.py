@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -327,12 +327,18 @@ class FakeReader:
                 chunks, start = [], 0
         return reads
 
-    def read_segment(self, read: SegmentRead) -> bytes:
-        """The chunks, end to end."""
+    parallel_gets = 2
+    read_ahead_bytes = 0
+
+    def read_span(self, reads: Sequence[SegmentRead]) -> list[bytes | memoryview | IntegrityError]:
+        """The chunks of each, end to end."""
+        return [self._segment(read) for read in reads]
+
+    def _segment(self, read: SegmentRead) -> bytes | IntegrityError:
         self.reads += 1
         for identity, _, _ in read.chunks:
             if identity in self.unreadable:
-                raise IntegrityError("packs/fake has a damaged segment")
+                return IntegrityError("packs/fake has a damaged segment")
         return b"".join(self.chunks[identity] for identity, _, _ in read.chunks)
 
     def chunk_id(self, data: bytes | memoryview) -> bytes:
@@ -407,15 +413,18 @@ class TreeRepository:
     def reader(self, point: RecoveryPoint) -> TreeRepository:
         return self
 
+    parallel_gets = 2
+    read_ahead_bytes = 0
+
     def __getattr__(self, name: str) -> Callable:
         def call(*arguments):
             if name in ("entries", "entry"):
                 return getattr(self.readers[arguments[0].root], name)(*arguments)
             if name == "plan_reads":
                 return self._plan(list(arguments[0]))
-            if name == "read_segment":
-                reader = next(each for each in self.readers.values() if arguments[0].pack in each._openers)
-                return reader.read_segment(*arguments)
+            if name == "read_span":
+                reader = next(each for each in self.readers.values() if arguments[0][0].pack in each._lengths)
+                return reader.read_span(*arguments)
             return getattr(next(iter(self.readers.values())), name)(*arguments)
 
         return call

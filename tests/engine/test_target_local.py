@@ -103,7 +103,7 @@ def test_links_and_devices_in_place_of_objects_are_never_followed(target: Target
 
 @pytest.mark.parametrize(
     "url",
-    ["", "relative/path", "s3://bucket/prefix", "file://host/path", "file:relative", "ssh://h/p", "/a\0b"],
+    ["", "relative/path", "sftp://host/prefix", "file://host/path", "file:relative", "ssh://h/p", "/a\0b"],
 )
 def test_other_targets_are_refused_with_what_is_supported(url: str) -> None:
     with pytest.raises(UsageError, match="file:///var/backups"):

@@ -29,6 +29,18 @@ class CrashingTarget:
     def url(self) -> str:
         return self.inner.url
 
+    @property
+    def parallel_puts(self) -> int:
+        return self.inner.parallel_puts
+
+    @property
+    def parallel_gets(self) -> int:
+        return self.inner.parallel_gets
+
+    @property
+    def read_ahead_bytes(self) -> int:
+        return self.inner.read_ahead_bytes
+
     def _run(self, what: str, operation: Callable[[], _Result]) -> _Result:
         if self.dead:
             raise Crash

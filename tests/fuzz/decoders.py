@@ -72,6 +72,9 @@ class OneObject:
     """A target that holds what it is given and nothing else."""
 
     url = "memory:"
+    parallel_puts = 1
+    parallel_gets = 1
+    read_ahead_bytes = 0
 
     def __init__(self, objects: Mapping[str, bytes]) -> None:
         self._objects = dict(objects)

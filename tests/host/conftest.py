@@ -39,6 +39,14 @@ def btrfs_daemon(btrfs_session: Daemon, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setenv("DOCKER_HOST", btrfs_session.host)
     yield btrfs_session
     btrfs_session.clean()
+    _sweep(btrfs_session.data_root)
+
+
+def _sweep(data_root: Path) -> None:
+    """Remove the snapshots that a test has left, so that the next one finds none."""
+    for top in (data_root.parent, data_root, data_root / "volumes"):
+        for left in (top / ".trinity-snap").glob("*"):
+            subprocess.run(["btrfs", "subvolume", "delete", left], check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture

@@ -67,8 +67,8 @@ def test_databases_are_whole_and_volumes_agree_while_agents_write(daemon, start_
         out = tmp_path / f"out-{attempt}"
         code, result = finish(start_run(daemon, "--out", str(out)))
         assert code == 0, result
-        assert result["quiesced"]
-        assert result["met_budget"]
+        assert set(result["labels"].values()) == {"host-crash-consistent"}
+        assert result["shortfalls"] == {}
         assert set(result["pauses"]) == {f"agent-a{number}" for number in range(4)}
         assert all(0 < seconds < 5 for seconds in result["pauses"].values())
         check_writers(out, 4)
@@ -99,7 +99,7 @@ def test_containers_that_did_not_run_stay_as_they_were(daemon, start_run):
 def test_a_host_with_nothing_to_pause_is_quiesced_all_the_same(daemon, start_run):
     daemon.create("agent-created", volumes=["agent-created-workspace:/home/developer"])
     code, result = finish(start_run(daemon))
-    assert (code, result["quiesced"], result["pauses"]) == (0, True, {})
+    assert (code, result["labels"], result["pauses"]) == (0, {"created": "host-crash-consistent"}, {})
 
 
 def test_two_runs_at_once_are_refused(btrfs_daemon, start_run):
@@ -124,9 +124,8 @@ def test_a_budget_that_does_not_suffice_is_said_and_nobody_stays_held(daemon, st
     if code:
         assert "budget" in result["message"]
     else:
-        assert not result["met_budget"]
-        assert not result["quiesced"]
-        assert set(result["providers"].values()) <= {"crash", "file"}
+        assert set(result["shortfalls"]) == {f"{number}" for number in range(4)}
+        assert set(result["labels"].values()) <= {"crash-consistent", "file-consistent"}
         assert "budget" in result["why"]
     assert result.get("ended", True)
 
@@ -156,8 +155,8 @@ def test_a_container_that_somebody_resumes_meanwhile_downgrades_the_promise(btrf
     os.kill(process.pid, signal.SIGCONT)
     code, result = finish(process)
     assert code == 0
-    assert result["providers"] == {"btrfs": "crash"}
-    assert "agent-b" in result["why"]
+    assert result["labels"] == {"a": "host-crash-consistent", "b": "crash-consistent"}
+    assert "agent-b" in result["shortfalls"]["b"]
 
 
 def test_a_container_that_is_killed_while_held_is_no_failure_for_the_others(btrfs_daemon, start_run):
@@ -169,7 +168,7 @@ def test_a_container_that_is_killed_while_held_is_no_failure_for_the_others(btrf
     os.kill(process.pid, signal.SIGCONT)
     code, result = finish(process)
     assert code == 0, result
-    assert result["quiesced"]
+    assert result["labels"]["a"] == "host-crash-consistent"
     assert btrfs_daemon.paused() == []
 
 

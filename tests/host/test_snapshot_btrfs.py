@@ -149,6 +149,43 @@ def test_a_filesystem_mounted_inside_is_reported(place, tmp_path):
         subprocess.run(["umount", str(inside)], check=True)
 
 
+def test_a_volume_exchanged_for_a_link_to_another_subvolume_fails_alone(place, tmp_path):
+    for name in ("one", "two", "secret"):
+        btrfs("subvolume", "create", place / name)
+    one, two = volume(place / "one"), volume(place / "two")
+    (place / "secret" / "key").write_bytes(b"secret")
+    (two.path / "file").write_bytes(b"x")
+    provider = BtrfsProvider([one, two])
+    journal = Journal.start(tmp_path / "state", "run-1")
+    provider.prepare(Prepare("run-1", journal, NullProgress()))
+    (place / "one").rename(place / "gone")
+    (place / "one").symlink_to(place / "secret")
+    provider.flush()
+    provider.snapshot(Deadline(30))
+    assert list(provider.failures()) == [("volume", "one")]
+    with pytest.raises(SnapshotError, match="another subvolume"):
+        provider.view(one)
+    assert tree(provider.view(two)) == {b"": None, b"file": b"x"}
+    (place / "one").unlink()
+    (place / "gone").rename(place / "one")
+    provider.snapshot(Deadline(30))
+    assert not provider.failures()
+    assert tree(provider.view(one)) == {b"": None}
+    provider.release()
+    assert snapshots_by_name([place]) == ()
+
+
+def test_a_volume_that_vanishes_fails_alone(place, tmp_path):
+    gone, kept = volume(place / "gone"), volume(place / "kept")
+    provider = BtrfsProvider([gone, kept, Source("never", "volume", place / "never", "/data")])
+    gone.path.rmdir()
+    provider.prepare(Prepare("run-1", Journal.start(tmp_path / "state", "run-1"), NullProgress()))
+    provider.snapshot(Deadline(30))
+    assert sorted(name for _, name in provider.failures()) == ["gone", "never"]
+    assert tree(provider.view(kept)) == {b"": None}
+    provider.release()
+
+
 def test_a_second_snapshot_replaces_the_first(place, tmp_path):
     source = volume(place / "one")
     provider = snapshot(tmp_path / "state", source)

@@ -1,10 +1,15 @@
 """The precopy provider alone, on real filesystems."""
 
+import contextlib
 import errno
 import mmap
 import os
+import signal
+import sqlite3
 import stat
 import subprocess
+import sys
+import textwrap
 import time
 
 import pytest
@@ -14,17 +19,22 @@ from tests.lab.shipping import Shipper
 from trinity_snap.agents import Source
 from trinity_snap.errors import SnapshotError
 from trinity_snap.progress import NullProgress
-from trinity_snap.quiesce import Journal
-from trinity_snap.snapshot import BudgetExceeded, Deadline, Prepare
+from trinity_snap.quiesce import Journal, recover
+from trinity_snap.quiesce.journal import read_journal
+from trinity_snap.snapshot import BudgetExceeded, Deadline, Prepare, fanotify, watching
 from trinity_snap.snapshot import survey as survey_module
+from trinity_snap.snapshot.mounts import find_mount
 from trinity_snap.snapshot.precopy import PrecopyProvider, Settings
+from trinity_snap.snapshot.syncfs import syncfs
 
 pytestmark = pytest.mark.host
 
 
-@pytest.fixture(scope="module", params=["ext4", "xfs", "btrfs"])
+@pytest.fixture(scope="module", params=["ext4", "xfs", "btrfs", "ext4 walked"])
 def disk(request, tmp_path_factory):
-    with filesystem(request.param, tmp_path_factory.mktemp("disk"), 1 << 30) as place:
+    kind, _, how = request.param.partition(" ")
+    Backup.watch_from_seconds = 3600 if how else 0
+    with filesystem(kind, tmp_path_factory.mktemp("disk"), 1 << 30) as place:
         yield place
 
 
@@ -42,14 +52,19 @@ def aged(monkeypatch):
 
 
 class Backup:
-    def __init__(self, source, state, staging=None, **settings):
+    watch_from_seconds = 0.0
+
+    def __init__(self, source, state, *others, staging=None, **settings):
         self.source, self.shipper = source, Shipper()
         self.staging = staging or state / "staging"
-        self.provider = PrecopyProvider([source], Settings(self.staging, **settings))
+        self.notes = []
+        settings = {"is_chosen": True, "watch_from_seconds": self.watch_from_seconds, **settings}
+        self.provider = PrecopyProvider([source, *others], Settings(self.staging, **settings))
         self.journal = Journal.start(state, "run-1")
 
-    def prepare(self):
-        self.provider.prepare(Prepare("run-1", self.journal, NullProgress(), self.shipper.ship_pass))
+    def prepare(self, budget_seconds=None):
+        progress, ship_pass = NullProgress(), self.shipper.ship_pass
+        self.provider.prepare(Prepare("run-1", self.journal, progress, ship_pass, self.notes.append, budget_seconds))
         return self
 
     def restore(self, out, deadline=None):
@@ -60,6 +75,11 @@ class Backup:
         self.view = self.provider.view(self.source)
         self.shipper.finish(self.source, self.view, out)
         return out
+
+
+def used_bytes(disk):
+    status = os.statvfs(disk)
+    return (status.f_blocks - status.f_bfree) * status.f_frsize
 
 
 def content(root):
@@ -199,23 +219,231 @@ def test_holes_stay_holes_in_the_copy(source, tmp_path):
     backup.provider.release()
 
 
-def test_a_staging_directory_without_room_is_refused_before_the_pause(source, tmp_path):
+def test_a_source_too_large_for_the_staging_directory_fails_alone_and_before_the_pause(disk, source, tmp_path):
     (source.path / "big").write_bytes(os.urandom(80 << 20))
+    other = Source("other", "volume", disk / f"{tmp_path.name}-other", "/data")
+    other.path.mkdir()
+    (other.path / "file").write_bytes(b"small")
     with filesystem("ext4", tmp_path / "small", 64 << 20) as small:
-        backup = Backup(source, tmp_path / "state", staging=small, max_passes=1)
+        backup = Backup(source, tmp_path / "state", other, staging=small, max_passes=1).prepare()
+        failures = backup.provider.failures()
+        assert list(failures) == [("volume", source.name)]
+        assert "MiB free" in str(failures["volume", source.name])
+        backup.provider.snapshot(Deadline(60))
         with pytest.raises(SnapshotError, match="MiB free"):
-            backup.prepare()
+            backup.provider.view(source)
+        view = backup.provider.view(other)
+        assert [item.path for item in view.walk()] == [b"", b"file"]
         backup.provider.release()
 
 
-def test_running_out_of_room_in_the_pause_is_a_clear_error(source, tmp_path, aged):
+def test_running_out_of_room_in_the_pause_is_a_clear_error_of_that_source_alone(disk, source, tmp_path, aged):
+    other = Source("other", "volume", disk / f"{tmp_path.name}-other", "/data")
+    other.path.mkdir()
     with filesystem("ext4", tmp_path / "small", 64 << 20) as small:
-        backup = Backup(source, tmp_path / "state", staging=small).prepare()
+        backup = Backup(source, tmp_path / "state", other, staging=small).prepare()
         (source.path / "big").write_bytes(os.urandom(80 << 20))
+        (other.path / "late").write_bytes(b"small")
+        backup.provider.snapshot(Deadline(60))
         with pytest.raises(SnapshotError, match="No space left"):
-            backup.provider.snapshot(Deadline(60))
+            backup.provider.view(source)
+        view = backup.provider.view(other)
+        with open(view.open(b"late"), "rb") as file:
+            assert file.read() == b"small"
         backup.provider.release()
         assert not (small / "run-1").exists()
+
+
+def test_a_source_that_vanishes_fails_alone_whenever_that_is(disk, source, tmp_path, aged):
+    (source.path / "file").write_bytes(b"kept")
+    others = [Source(name, "volume", disk / f"{tmp_path.name}-{name}", "/data") for name in ("a", "b", "c")]
+    for other in others[1:]:
+        other.path.mkdir()
+    backup = Backup(source, tmp_path / "state", *others)
+    others[1].path.rmdir()
+    backup.prepare()
+    others[2].path.rmdir()
+    backup.provider.flush()
+    assert content(backup.restore(tmp_path / "out")) == {"file": b"kept"}
+    assert sorted(name for _, name in backup.provider.failures()) == ["a", "b", "c"]
+    for other in others:
+        with pytest.raises(SnapshotError):
+            backup.provider.view(other)
+    backup.provider.release()
+
+
+def test_what_the_kernel_did_not_report_is_found_after_the_pause_and_remembered(disk, source, tmp_path, monkeypatch):
+    """A file that changes without an event, and without being open or mapped, is what the check is for."""
+    if not (Backup.watch_from_seconds == 0 and find_mount(disk).filesystem in ("ext4", "xfs")):
+        return
+    monkeypatch.setattr(survey_module, "HOT_NS", 10_000_000)
+    monkeypatch.setattr(watching, "HOT_NS", 10_000_000)
+    for name in ("file", "other"):
+        (source.path / name).write_bytes(b"before")
+    time.sleep(0.05)
+    distrust = tmp_path / "precopy.json"
+    backup = Backup(source, tmp_path / "state", distrust=distrust).prepare()
+    assert not backup.provider.walking
+    take = fanotify.Watch.take
+    monkeypatch.setattr(fanotify.Watch, "take", lambda watch: take(watch) and fanotify.Touched(set(), set()))
+    (source.path / "file").write_bytes(b"after!")
+    time.sleep(0.05)
+    backup.provider.snapshot(Deadline(60))
+    (source.path / "other").write_bytes(b"since the instant, which says nothing")
+    backup.provider.view(source)
+    assert [path for path, _ in backup.provider.problems(source)] == [b"file"]
+    assert "file" in backup.provider.doubt
+    assert any("next run" in note for note in backup.notes)
+    backup.provider.release()
+    backup.journal.end()
+
+    monkeypatch.setattr(fanotify.Watch, "take", take)
+    again = Backup(source, tmp_path / "again", distrust=distrust).prepare()
+    assert "file" in again.provider.walking["volume", source.name]
+    assert content(again.restore(tmp_path / "out")) == content(source.path)
+    assert not again.provider.doubt
+    again.provider.release()
+
+
+DATABASES = """
+import os, sqlite3, sys
+os.chdir(sys.argv[1])
+databases = []
+for mode in ("wal", "delete"):
+    database = sqlite3.connect(f"{mode}.db", isolation_level=None)
+    database.execute(f"pragma journal_mode={mode}")
+    database.execute("pragma synchronous=off")
+    database.execute("pragma mmap_size=1048576")
+    database.execute("create table log (n integer primary key, text)")
+    databases.append(database)
+said = os.open("said", os.O_RDWR | os.O_CREAT, 0o644)
+n = 0
+while True:
+    n += 1
+    for database in databases:
+        database.execute("insert into log values (?, ?)", (n, "x" * (n % 300)))
+    os.pwrite(said, b"%020d" % n, 0)
+    if n == 1:
+        print("ready", flush=True)
+"""
+
+
+def test_databases_that_are_written_all_the_time_are_whole(source, tmp_path):
+    """The writer is stopped for the snapshot, as a container would be."""
+    with subprocess.Popen([sys.executable, "-c", DATABASES, str(source.path)], stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
+            for number in range(4):
+                backup = Backup(source, tmp_path / f"state-{number}", max_passes=2, settle_bytes=0).prepare()
+                backup.provider.flush()
+                os.kill(writer.pid, signal.SIGSTOP)
+                os.waitid(os.P_PID, writer.pid, os.WSTOPPED)
+                backup.provider.snapshot(Deadline(60))
+                os.kill(writer.pid, signal.SIGCONT)
+                out = backup.finish(tmp_path / f"out-{number}")
+                assert not backup.provider.doubt
+                backup.provider.release()
+                said = int((out / "said").read_bytes())
+                for mode in ("wal", "delete"):
+                    with contextlib.closing(sqlite3.connect(out / f"{mode}.db")) as database:
+                        assert database.execute("pragma integrity_check").fetchall() == [("ok",)]
+                        assert database.execute("select count(*), max(n) from log").fetchone() in (
+                            (said, said),
+                            (said + 1, said + 1),
+                        )
+        finally:
+            writer.kill()
+
+
+def test_a_change_that_no_recovery_point_holds_is_nothing_missed(source, tmp_path, aged):
+    """`chattr` is not reported, and everybody may do it to a file of their own."""
+    (source.path / "file").write_bytes(b"x")
+    backup = Backup(source, tmp_path / "state").prepare()
+    subprocess.run(["chattr", "+d", str(source.path / "file")], check=True)
+    time.sleep(0.05)
+    backup.provider.snapshot(Deadline(60))
+    backup.provider.view(source)
+    assert not backup.provider.doubt
+    assert backup.provider.problems(source) == []
+    backup.provider.release()
+
+
+def test_what_changes_after_the_instant_is_nothing_missed(source, tmp_path, aged):
+    root = source.path
+    for directory in ("a/b", "c"):
+        (root / directory).mkdir(parents=True)
+        (root / directory / "file").write_bytes(b"x")
+    backup = Backup(source, tmp_path / "state").prepare()
+    backup.provider.snapshot(Deadline(60))
+    time.sleep(0.05)
+    os.rename(root / "a", root / "z")
+    os.rename(root / "c", root / "a")
+    (root / "new").mkdir()
+    os.rename(root / "z" / "b", root / "new" / "b")
+    os.link(root / "a" / "file", root / "linked")
+    view = backup.provider.view(source)
+    assert [item.path for item in view.walk()] == [b"", b"a", b"a/b", b"a/b/file", b"c", b"c/file"]
+    assert not backup.provider.doubt
+    backup.provider.release()
+
+
+def test_a_pause_that_will_hardly_suffice_is_said_before(source, tmp_path):
+    (source.path / "small").write_bytes(b"x")
+    backup = Backup(source, tmp_path / "state", staging=tmp_path / "elsewhere", max_passes=1).prepare(
+        budget_seconds=1e-4
+    )
+    assert any("budget" in note for note in backup.notes)
+    backup.provider.release()
+
+
+def test_a_large_file_on_xfs_is_not_copied_but_shared(tmp_path):
+    with filesystem("xfs", tmp_path / "disk", 600 << 20) as disk:
+        source = Source("volume", "volume", disk / "volumes" / "one", "/data")
+        source.path.mkdir(parents=True)
+        (source.path / "hot").write_bytes(os.urandom(200 << 20))
+        backup = Backup(source, tmp_path / "state", max_passes=1, is_chosen=False).prepare()
+        assert (disk / ".trinity-snap" / "run-1").is_dir()
+        with open(source.path / "hot", "r+b") as file:
+            file.write(b"now")
+        syncfs([disk])
+        used = used_bytes(disk)
+        backup.provider.snapshot(Deadline(60))
+        syncfs([disk])
+        assert used_bytes(disk) - used < 20 << 20
+        before = (source.path / "hot").read_bytes()
+        with open(source.path / "hot", "r+b") as file:
+            file.write(b"later")
+        view = backup.provider.view(source)
+        assert not view.was_shipped(b"hot")
+        with open(view.open(b"hot"), "rb") as file:
+            assert file.read() == before
+        assert [leftover.where for leftover in read_journal(backup.journal.path).leftovers] == [
+            disk / ".trinity-snap" / "run-1"
+        ]
+        backup.provider.release()
+        assert os.listdir(disk) == ["volumes"]
+        assert backup.journal.end()
+
+
+def test_copies_on_the_sources_own_filesystem_are_removed_by_recover(tmp_path):
+    with filesystem("xfs", tmp_path / "disk", 600 << 20) as disk:
+        source = Source("volume", "volume", disk / "volumes" / "one", "/data")
+        source.path.mkdir(parents=True)
+        (source.path / "hot").write_bytes(b"x")
+        run = textwrap.dedent("""
+            import os, sys
+            from pathlib import Path
+            from tests.host.test_snapshot_precopy import Backup
+            from trinity_snap.agents import Source
+            from trinity_snap.snapshot import Deadline
+            backup = Backup(Source("volume", "volume", Path(sys.argv[1]), "/data"), Path(sys.argv[2]), is_chosen=False)
+            backup.prepare().provider.snapshot(Deadline(60))
+            os.kill(os.getpid(), 9)
+        """)
+        subprocess.run([sys.executable, "-c", run, str(source.path), str(tmp_path / "state")], check=False)
+        assert (disk / ".trinity-snap" / "run-1").is_dir()
+        assert recover(tmp_path / "state", None).removed == [disk / ".trinity-snap" / "run-1"]
+        assert os.listdir(disk) == ["volumes"]
 
 
 def test_copying_stops_at_the_deadline_and_can_be_done_again(source, tmp_path):

@@ -12,7 +12,11 @@ from typing import BinaryIO
 BUSYBOX = "lab-busybox"
 PYTHON = "lab-python"
 
-_APPLETS = ("sh", "sleep", "cat", "dd", "mkdir", "touch", "true", "sync", "echo", "ls", "rm", "mv", "seq", "date")
+_APPLETS = (
+    "sh", "sleep", "cat", "dd", "mkdir", "touch", "true", "sync", "echo", "ls", "rm", "mv", "seq", "date", "chmod", "httpd",
+    "wget",
+)  # fmt: skip
+_DIRECTORIES = ("bin", "dev", "etc", "home", "home/developer", "lib", "proc", "sys", "tmp", "usr", "usr/bin")
 _INTERPRETER = Path("/usr/bin/python3")
 _LEFT_OUT = re.compile(r"/(test|tests|idlelib|tkinter|ensurepip|lib2to3|distutils|__pycache__|dist-packages)(/|$)")
 
@@ -42,6 +46,9 @@ def python_rootfs(file: BinaryIO) -> None:
             _link(archive, f"bin/{applet}", "busybox")
         archive.add(_INTERPRETER.resolve(), "usr/bin/python3", recursive=False)
         _link(archive, "bin/python3", "../usr/bin/python3")
+        parents = {str(parent).lstrip("/") for path in (*libraries, library) for parent in path.parents}
+        for name in sorted(parents - set(_DIRECTORIES) - {""}):
+            _directory(archive, name)  # or only root could reach what is in it
         for path in sorted(libraries):
             with path.open("rb") as content:
                 info = archive.gettarinfo(arcname=str(path).lstrip("/"), fileobj=content)
@@ -60,14 +67,18 @@ def _shared_libraries(binary: Path) -> set[Path]:
 
 
 def _directories(archive: tarfile.TarFile) -> None:
-    for name in ("bin", "dev", "etc", "home", "home/developer", "lib", "proc", "sys", "tmp", "usr", "usr/bin"):
-        info = tarfile.TarInfo(name)
-        info.type, info.mode = tarfile.DIRTYPE, 0o755
-        archive.addfile(info)
+    for name in _DIRECTORIES:
+        _directory(archive, name)
     passwd = tarfile.TarInfo("etc/passwd")
     content = b"root:x:0:0::/:/bin/sh\ndeveloper:x:1000:1000::/home/developer:/bin/sh\n"
     passwd.size = len(content)
     archive.addfile(passwd, io.BytesIO(content))
+
+
+def _directory(archive: tarfile.TarFile, name: str) -> None:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode = tarfile.DIRTYPE, 0o755
+    archive.addfile(info)
 
 
 def _link(archive: tarfile.TarFile, name: str, target: str) -> None:

@@ -41,9 +41,19 @@ class Precopy:
 
 
 @dataclass
+class Lvm:
+    percent: int = 20
+    pool_limit_percent: int = 90
+
+    def thick_bytes(self, origin_bytes: int) -> int:
+        return origin_bytes * self.percent // 100
+
+
+@dataclass
 class Snapshot:
     provider: str = "auto"
     precopy: Precopy = field(default_factory=Precopy)
+    lvm: Lvm = field(default_factory=Lvm)
 
 
 @dataclass

@@ -65,7 +65,9 @@ class Product:
         keys = self.policy.keys
         assert keys.identity is not None
         return Repository.open(
-            open_target(str(self.target)), host=load_host_key(keys.host_key), identity=load_identity(keys.identity)
+            open_target(self.policy.target.settings()),
+            host=load_host_key(keys.host_key),
+            identity=load_identity(keys.identity),
         )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -17,9 +17,10 @@ from trinity_snap.errors import IntegrityError, SomeFailed
 
 HEAVY = ("docker", "boto3", "rich", "cryptography", "pydantic", "zstandard", "blake3", "pyfastcdc", "yaml", "msgspec")
 LEAVES = [
-    *([name] for name in COMMANDS if name not in ("policy", "key")),
+    *([name] for name in COMMANDS if name not in ("policy", "key", "target")),
     *(["policy", name] for name in ("show", "check", "schema")),
     *(["key", name] for name in ("list", "add", "retire", "rotate", "wrap", "unwrap", "words", "new")),
+    *(["target", name] for name in ("check", "policy")),
 ]
 
 
@@ -36,19 +37,19 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def test_help_starts_quickly():
-    """The aim is 150 ms; a loaded machine gets twice that, and its own slowness in starting Python."""
+    """In processor time, which other work on the machine does not add to; it hardly waits for anything else."""
 
     def best(*command: str) -> float:
         times = []
         for _ in range(5):
-            began = time.perf_counter()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
-            times.append(time.perf_counter() - began)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         return min(times)
 
-    python = best("-c", "pass")
     for command in (("-m", "trinity_snap", "--help"), ("-c", "import trinity_snap.cli")):
-        assert best(*command) < max(0.3, 12 * python), command
+        assert best(*command) < 0.15, command
 
 
 @pytest.mark.parametrize("leaf", [[], *LEAVES], ids=" ".join)

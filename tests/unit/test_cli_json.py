@@ -71,6 +71,7 @@ def test_answers_have_the_documented_shape(host: Host, make_host: Any, repositor
     assert_same_shape(host.json("key", "words"), documented("key words"))
     assert_same_shape(host.json("key", "unwrap"), documented("key unwrap"))
     assert_same_shape(host.json("restore", "--kept"), documented("restore", 1))
+    assert_same_shape(host.json("target", "check"), documented("target check"))
     assert_same_shape(host.json("version"), documented("version"))
     assert_same_shape(make_host("new").json("init", "--target", f"{repository}2"), documented("init"))
     assert_same_shape(host.json("show", "ffffffff", code=2), documented("Errors"))
@@ -80,11 +81,28 @@ def test_results_of_runs_and_restores_have_the_documented_shape() -> None:
     from trinity_snap.backup.result import AgentResult, RunResult
     from trinity_snap.quiesce import RecoverReport
     from trinity_snap.restore import KeptData, ResumedRestore, VolumePlan
+    from trinity_snap.restore.journal import HeldState
+    from trinity_snap.rollback import LocalListing, RollbackPlan, RollbackResult, RollbackVolume
+    from trinity_snap.rollback.copy import Copied
+    from trinity_snap.snapshot.local import LocalAgent, LocalSnapshot, LocalSource, Unregistered
+    from trinity_snap.snapshot.protocol import Kept, KeptTree
 
     run = RunResult("00" * 16, "host", "2026-01-01T00:00:00+00:00", agents=[AgentResult("web")])
     assert_same_shape(run.to_json(), documented("backup"))
     report = {**RecoverReport().to_json(), "restores": [ResumedRestore("1", "web", "undone", ()).to_json()]}
     assert_same_shape(report, documented("recover"))
+    agent = LocalAgent("web", "crash-consistent", (LocalSource("w", "volume", "/v"),), "2")
+    local = LocalSnapshot(
+        "11" * 16, 1, (agent,), (Kept("btrfs", "11" * 16, "/k", "/m", "uuid", (KeptTree("volume", "w"),)),)
+    )
+    listing = LocalListing((local,), (Unregistered("22", "/k", "btrfs"),))
+    assert_same_shape(listing.to_json(), documented("rollback", 1))
+    held = HeldState("1", "web", "running")
+    plan = RollbackPlan(
+        "1", "web", local, agent, Path("/"), (RollbackVolume(agent.sources[0], None, None, ()),), (held,)
+    )
+    result = RollbackResult(plan, local, Copied(), 1.0, 1.0)
+    assert_same_shape({**result.to_json(), "lines": plan.lines()}, documented("rollback"))
     assert_same_shape(KeptData("1", "web", "2", "3", ()).to_json(), documented("restore", 1)["kept"][0])
     assert VolumePlan.__dataclass_fields__
 

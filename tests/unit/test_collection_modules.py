@@ -165,7 +165,11 @@ def test_check_mode_finds_an_agent_that_does_not_exist(run_module: Run) -> None:
 def test_a_virgin_host_is_a_change_in_check_mode_and_a_clear_failure_otherwise(
     run_module: Run, name: str, tmp_path: Path
 ) -> None:
-    parameters = {"trinity_snap_restore": {"agent": "web"}, "trinity_snap_init": {"policy": str(tmp_path / "none")}}
+    parameters = {
+        "trinity_snap_restore": {"agent": "web"},
+        "trinity_snap_rollback": {"agent": "web"},
+        "trinity_snap_init": {"policy": str(tmp_path / "none")},
+    }
     given = parameters.get(name, {})
     assert run_module(name, check=True, **given)["changed"] is True
     result = run_module(name, **given)
@@ -211,6 +215,15 @@ def test_a_restore_in_check_mode_only_plans(run_module: Run) -> None:
     result = run_module("trinity_snap_restore", {"restore": ({"steps": ["stop web"]}, 0)}, check=True, agent="web")
     assert result["calls"] == ["restore web --dry-run --json"]
     assert result["diff"]["after"] == "stop web\n"
+
+
+def test_a_rollback_is_asked_for_and_in_check_mode_only_planned(run_module: Run) -> None:
+    answers = {"rollback": ({"before": "5b0f", "lines": ["Roll back web"]}, 0)}
+    result = run_module("trinity_snap_rollback", answers, agent="web", local="db14")
+    assert result["changed"] is True and result["rollback"]["before"] == "5b0f"
+    result = run_module("trinity_snap_rollback", answers, check=True, agent="web")
+    assert result["diff"]["after"] == "Roll back web\n"
+    assert result["calls"] == ["rollback web --to db14 --yes --json", "rollback web --dry-run --json"]
 
 
 def test_a_host_with_a_policy_is_left_alone(run_module: Run, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from trinity_snap.errors import LeftQuiesced
 from trinity_snap.quiesce import Journal, critical, hold, recover
 from trinity_snap.quiesce.hold import Hold
 from trinity_snap.quiesce.journal import read_journal
+from trinity_snap.quiesce.stopping import Stops
 
 FOREVER = time.monotonic() + 3600
 
@@ -78,8 +79,11 @@ def test_a_container_that_cannot_be_resumed_is_an_error_and_the_others_run(tmp_p
     everything.resume()
     assert client.api.states == {"a": "running", "b": "paused", "c": "running"}
     guardian = Guardian()
+    section = critical._Section(client, [], [], journal, {}, 5.0, 30.0, ())  # type: ignore[arg-type]
+    section.hold, section.guardian = everything, guardian  # type: ignore[assignment]
+    section.stops = Stops(client, journal, [], 30.0)  # type: ignore[arg-type]
     with pytest.raises(LeftQuiesced, match="b") as left:
-        critical._require_resumed(everything, guardian)  # type: ignore[arg-type]
+        section._require_undone()
     assert left.value.exit_code == 11
     assert guardian.abandoned
     assert read_journal(journal.path).held == ("b",)

@@ -4,7 +4,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trinity_snap.snapshot.listing import Listing, ShippedTree, pack, same
+from trinity_snap.snapshot.listing import Listing, Records, ShippedTree, lies_in, pack, same
 from trinity_snap.snapshot.view import walk_directory
 
 _NAME = st.binary(min_size=1, max_size=4).filter(lambda name: b"/" not in name and b"\0" not in name)
@@ -68,3 +68,30 @@ def test_looking_up_in_order_with_gaps_finds_everything():
         tree.record(name, status)
     picked = sorted(random.Random(1).sample(names, 500))
     assert all(name in tree for name in picked)
+
+
+@given(_PATHS, _PATHS, _PATHS)
+def test_merging_replaces_what_changed_and_leaves_out_what_is_gone(old, new, gone):
+    gone = {path for path in gone | set(list(old)[:2]) if path}
+    before, after = Records(4), Records(4)
+    for path in in_manifest_order(old | {b""}):
+        before.append(path, b"old!")
+    for path in in_manifest_order(new):
+        after.append(path, b"new!")
+    wanted = {path: b"old!" for path in old | {b""} if not lies_in(path, gone)} | dict.fromkeys(new, b"new!")
+    merged = before.merged(after, gone)
+    assert list(merged) == [(path, wanted[path]) for path in in_manifest_order(wanted)]
+    assert all(merged.find(path) == record for path, record in wanted.items())
+
+
+def test_merging_keeps_an_entry_and_the_error_of_what_is_in_it():
+    status = os.stat("/")
+    before, after = Listing(), Listing(status.st_dev)
+    for path in (b"", b"a", b"a/b", b"c"):
+        before.append(path, status)
+    after.append(b"a", status)
+    after.append_error(b"a", PermissionError(13, "no"))
+    merged = before.merged(after, {b"a"})
+    assert [(item.path, bool(item.error)) for item in merged.walk()] == [
+        (b"", False), (b"a", False), (b"a", True), (b"c", False)
+    ]  # fmt: skip

@@ -16,7 +16,8 @@ from trinity_snap.errors import PolicyError
 from trinity_snap.policy import load_policy, policy_path
 from trinity_snap.policy.fields import walk
 from trinity_snap.policy.load import parse_policy
-from trinity_snap.policy.schema import Policy
+from trinity_snap.policy.schema import LvmSection, Policy
+from trinity_snap.policy.settings import DEFAULT_AFTER, HookSettings, QuiesceSettings
 
 HOME = Path("/etc/trinity-snap/policy.yml")
 
@@ -80,11 +81,26 @@ def test_sizes_have_units(written, size):
         ("quiesce:\n  budget_seconds: 99\n", 2, ["quiesce.budget_seconds: 99 is not allowed", "at most 15"]),
         ("quiesce:\n  budget_seconds: '5'\n", 2, ["'5' is not allowed"]),
         ("quiesce:\n  budget_seconds: .inf\n", 2, ["is not allowed"]),
-        ("quiesce:\n  mode: hooks\n", 2, ["quiesce.mode: 'hooks' is not allowed; allowed: pause"]),
-        ("snapshot: {provider: btfs}\n", 1, ["allowed: auto, btrfs or precopy", "did you mean `btrfs`?"]),
+        (
+            "snapshot: {provider: btfs}\n",
+            1,
+            ["allowed: auto, btrfs, lvm-thin, lvm, zfs or precopy", "did you mean `btrfs`?"],
+        ),
+        (
+            "quiesce:\n  mode: freeze\n",
+            2,
+            ["quiesce.mode: 'freeze' is not allowed; allowed: none, pause, hooks or stop"],
+        ),
+        ("quiesce:\n  drain: 60\n", 2, ["quiesce.drain: 60 is not allowed", "enabled, budget_seconds"]),
+        ("quiesce:\n  drain: {budget_seconds: 0}\n", 2, ["quiesce.drain.budget_seconds"]),
+        ("overrides:\n  a:\n    quiesce:\n      mod: stop\n", 4, ["did you mean `mode`?"]),
         ("snapshot:\n  precopy: {settle_bytes: 3 potatoes}\n", 2, ["it is not a size", "64MiB"]),
         ("target: relative\n", 1, ["target: 'relative'", "an absolute path"]),
-        ("target: s3://bucket/x\n", 1, ["it is not a target that this version knows"]),
+        ("target: sftp://host/x\n", 1, ["it is not a target that this version knows", "s3://bucket/prefix"]),
+        ("target: s3://bucket/../x\n", 1, ["target: 's3://bucket/../x': it has `.` or `..` in it"]),
+        ("target: s3://Bucket?x\n", 1, ["it is not the URL of a bucket"]),
+        ("target: {url: /x, endpoint: ftp://x}\n", 1, ["target.endpoint: 'ftp://x'", "https://host:port"]),
+        ("target:\n  bandwidth_bytes: 100\n", 2, ["target.bandwidth_bytes: 100: it is too little"]),
         ("target: {url: /a/../b}\n", 1, ["target.url: '/a/../b': it has `..` in it"]),
         ("agents:\n  discover: {trinity: sure}\n", 2, ["agents.discover.trinity: 'sure'", "true or false"]),
         ("agents:\n  rules:\n    - container: x\n", 3, ["agents.rules[0].name: it is missing"]),
@@ -122,6 +138,20 @@ def test_a_mistake_is_named_with_its_line(text, line, words):
     assert mistake.startswith(f"{line}: ")
     for word in words:
         assert word in mistake
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "target: s3://KEY:SECRET@bucket/x",
+        "target: {url: s3://bucket/x, endpoint: 'https://KEY:SECRET@host'}",
+        "target: {url: s3://bucket/x, proxy: 'http://KEY:SECRET@host'}",
+        "target: {url: s3://bucket/x, secret_key: SECRET}",
+    ],
+)
+def test_a_password_in_a_policy_is_refused_and_not_repeated(text):
+    (mistake,) = mistakes(text)
+    assert "SECRET" not in mistake and "KEY" not in mistake
 
 
 def test_all_mistakes_are_named_in_the_order_of_the_file():
@@ -256,3 +286,46 @@ def test_an_override_takes_the_place_of_what_holds_for_all():
     assert policy.for_agent("web").exclude == ()
     assert policy.for_agent("db").exclude == ("a",)
     assert policy.for_agent("other").exclude == ("a",)
+
+
+def test_how_an_agent_holds_still_is_what_holds_for_all_unless_its_override_says_otherwise():
+    policy = parse_policy(
+        "quiesce: {mode: hooks, hooks: {before: a, timeout_seconds: 5}, drain: {budget_seconds: 7}}\n"
+        "overrides:\n  web: {quiesce: {mode: none, drain: false}}\n"
+        "  db: {quiesce: {hooks: {after: b}, drain: {budget_seconds: 9}}}\n",
+        HOME,
+    )
+    assert policy.for_agent("other").quiesce == QuiesceSettings(
+        "hooks", HookSettings("a", DEFAULT_AFTER, 5.0), drain_seconds=7.0
+    )
+    assert policy.for_agent("web").quiesce.mode == "none"
+    assert policy.for_agent("web").quiesce.drain_seconds is None
+    assert policy.for_agent("db").quiesce == QuiesceSettings("hooks", HookSettings("a", "b", 5.0), drain_seconds=9.0)
+
+
+@pytest.mark.parametrize(
+    ("drain", "seconds"),
+    [
+        ("true", 60.0),
+        ("false", None),
+        ("{budget_seconds: 5}", 5.0),
+        ("{enabled: false, budget_seconds: 5}", None),
+        ("", None),
+    ],
+)
+def test_drain_is_a_switch_or_a_section(drain, seconds):
+    policy = parse_policy(f"quiesce:\n  drain: {drain}\n", HOME)
+    assert policy.for_agent("any").quiesce.drain_seconds == seconds
+
+
+def test_the_room_of_a_thick_snapshot_is_a_share_or_a_size():
+    def section(size: object) -> LvmSection:
+        return LvmSection.model_validate({"size": size})
+
+    assert LvmSection().thick_bytes(1000) == 200
+    assert section("5%").thick_bytes(1 << 30) == (1 << 30) // 20
+    assert section("100%").thick_bytes(7) == 7
+    assert section("8GiB").thick_bytes(1) == section(8 << 30).thick_bytes(5) == 8 << 30
+    for wrong in ("0%", "101%", "%", "-5%", "1.5%", "x", "", 0, None, True, [1]):
+        with pytest.raises(ValueError, match="size"):
+            section(wrong)

@@ -13,6 +13,7 @@ from trinity_snap.agents.model import (
     SharedMount,
     Source,
 )
+from trinity_snap.agents.watchers import watcher_notes
 
 __all__ = [
     "PLATFORM_AGENT",
@@ -26,4 +27,5 @@ __all__ = [
     "connect",
     "create_body",
     "discover",
+    "watcher_notes",
 ]

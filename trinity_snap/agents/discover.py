@@ -27,6 +27,7 @@ from trinity_snap.agents.orphans import adopt_orphans
 from trinity_snap.agents.ownership import owners
 from trinity_snap.agents.platform import platform_agent
 from trinity_snap.agents.rules import Claim, Rule, claim_containers
+from trinity_snap.agents.watchers import autohealers
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -113,7 +114,7 @@ def discover(client: DockerClient, policy: DiscoveryPolicy) -> Discovery:
         agents.append(platform_agent(platform_paths))
     agents.sort(key=lambda agent: agent.name)
     held, notes = quiesce_set(inventory.containers, agents)
-    return Discovery(tuple(agents), held, tuple(sorted(ignored)), notes)
+    return Discovery(tuple(agents), held, tuple(sorted(ignored)), notes, autohealers(inventory.containers))
 
 
 def quiesce_set(

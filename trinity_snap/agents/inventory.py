@@ -35,6 +35,7 @@ class Container:
     labels: Mapping[str, str]
     created: int
     mounts: tuple[Mount, ...]
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def _container(entry: JsonObject) -> Container:
             )
             for mount in sorted(entry.get("Mounts") or [], key=lambda mount: str(mount.get("Destination")))
         ),
+        image=str(entry.get("Image") or ""),
     )
 
 

@@ -93,13 +93,14 @@ class Discovery:
 
     `quiesce_set` holds every container that mounts something selected read-write, agents and others, in
     whatever state. `ignored` are containers that no rule takes for an agent. `notes` are sentences for the
-    operator.
+    operator. `autoheal` names running containers that restart others.
     """
 
     agents: tuple[Agent, ...]
     quiesce_set: tuple[HeldContainer, ...]
     ignored: tuple[Ignored, ...] = ()
     notes: tuple[str, ...] = ()
+    autoheal: tuple[str, ...] = ()
 
     def agent(self, name: str) -> Agent:
         """The agent of that name, or of that container name. Raise AgentMissing."""

@@ -31,6 +31,7 @@ class AgentResult:
     consistency: str = ""
     provider: str = ""
     pause_seconds: float = 0.0
+    stopped_seconds: float = 0.0
     files: int = 0
     bytes: int = 0
     bytes_read: int = 0

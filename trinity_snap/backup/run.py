@@ -13,24 +13,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trinity_snap.agents import Agent, Discovery, Source, connect, discover
+from trinity_snap.agents import Agent, Discovery, Source, connect, discover, watcher_notes
 from trinity_snap.backup.engine import AgentPoint, Engine, SourceSpec
+from trinity_snap.backup.keep import keep_locally
 from trinity_snap.backup.result import AgentResult, RunResult, remember
 from trinity_snap.backup.shipper import Shipped
 from trinity_snap.errors import (
     DockerUnavailable,
+    HostBusy,
     SnapshotError,
     TargetError,
     TrinitySnapError,
     UsageError,
 )
 from trinity_snap.progress import NullProgress, Progress
-from trinity_snap.quiesce import CriticalResult, HostLock, Journal, critical_section, recover
+from trinity_snap.quiesce import CriticalResult, Drain, HostLock, Journal, critical_section, recover
 from trinity_snap.quiesce.steps import step
 from trinity_snap.repository.identity import load_host_key
 from trinity_snap.repository.repository import Repository
 from trinity_snap.repository.session import Tally
 from trinity_snap.snapshot import Prepare, Provider, select_providers
+from trinity_snap.snapshot.local import LocalAgent, local_source, prune
+from trinity_snap.snapshot.protocol import TORN, SourceKey, source_key
 from trinity_snap.snapshot.view import SourceView
 from trinity_snap.targets import open_target
 
@@ -41,8 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run_backup"]
 
-_CONSISTENCY = {"pause": "host-crash-consistent", "crash": "crash-consistent", "file": "file-consistent"}
-_RANK = ["file-consistent", "crash-consistent", "host-crash-consistent", "application-consistent"]
 _COMMIT_BYTES = 256 * 1024 * 1024
 _NEXT_STEP = {
     errno.ENOSPC: "Free some space there, or on the disk of the state directory, then run again.",
@@ -89,19 +91,22 @@ class _Run:
         self.state: Path = policy.state.directory
         self.result = RunResult(run_id, policy.host_name, _now())
         self._began = time.monotonic()
-        self._docker = True
         self._quiet_ns = 0
+        self._autoheal: tuple[str, ...] = ()
 
     def run(self, names: Sequence[str] | None) -> RunResult:
         """Do it."""
         _allow_many_files()
-        with HostLock(self.state, self.result.run_id):
+        with HostLock(self.state, self.result.run_id) as lock:
             try:
                 client = self._connect()
-                self._docker = client is not None
+                if client is not None:
+                    lock.hold_daemon(client)
                 self._recover(client)
                 discovery = self._discover(client, names)
                 repository = self._open_repository()
+            except HostBusy:
+                raise
             except TrinitySnapError as error:
                 self.result.error = error.to_json()
                 self._remember()  # a run that cannot begin is one that `status` has to show
@@ -114,6 +119,8 @@ class _Run:
                 failure = _as_ours(error)
                 self.result.error = failure.to_json()
                 _fail(works, failure)
+            if any(work.result.point for work in works):
+                self._prune(None if names else discovery)
             self.result.agents = [work.result for work in works]
             self.result.duration_seconds = round(time.monotonic() - self._began, 3)
             self.result.settle()
@@ -144,11 +151,12 @@ class _Run:
             found = Discovery((platform_agent([Path(path) for path in self.policy.platform.paths]),), ())
         else:
             found = discover(client, self.policy)
+            self._autoheal = found.autoheal
         return found.select(names) if names else found
 
     def _open_repository(self) -> Repository:
         host = load_host_key(self.policy.keys.host_key)
-        return Repository.open(open_target(self.policy.target.url), host=host)
+        return Repository.open(open_target(self.policy.target.settings()), host=host)
 
     def _works(self, discovery: Discovery) -> list[_Work]:
         works = []
@@ -186,6 +194,7 @@ class _Run:
             step("shipping")
             self._ship_all(engine, providers, active, instant)
             step("shipped")
+            self._keep(providers, active, instant)
 
     def _snapshot(
         self,
@@ -195,35 +204,50 @@ class _Run:
         providers: Sequence[Provider],
         active: Sequence[_Work],
     ) -> CriticalResult:
-        owner = {_key(source): work for work in active for source in work.sources}
+        owner = {source_key(source): work for work in active for source in work.sources}
 
         def ship_pass(source: Source, view: SourceView, number: int) -> Mapping[bytes, tuple[int, int, int, int]]:
             started_ns = time.time_ns()
-            work = owner[_key(source)]
+            work = owner[source_key(source)]
             engine.session.count_in(work.tally)
             exclude = self.policy.for_agent(work.agent.name).exclude
             return engine.ship_pass(_spec(source), view, source.path, number, started_ns, exclude)
 
+        agents = [work.agent for work in active]
+        quiesce = self.policy.quiesce
+        settings = {agent.name: self.policy.for_agent(agent.name).quiesce for agent in agents}
+        drain = None if client is None else Drain(client, agents, settings)
+        if drain is not None:
+            self.progress.stage("waiting for agents to be idle")
+            self._note_all(drain.wait())
         self.progress.stage("preparing snapshots")
-        setting = Prepare(self.result.run_id, journal, self.progress, ship_pass)
+        budget_seconds = self.policy.quiesce.budget_seconds
+        setting = Prepare(self.result.run_id, journal, self.progress, ship_pass, self._note, budget_seconds)
         for provider in providers:
             provider.prepare(setting)
         step("prepared")
+        if drain is not None:
+            self._note_all(drain.look())
         self.progress.stage("holding agents still")
         # What was written to a file after it was flushed may change again unseen until the instant.
         self._quiet_ns = time.time_ns()
-        quiesce = self.policy.quiesce
-        agents = [work.agent for work in active] if client is not None else []
         instant = critical_section(
-            client,  # type: ignore[arg-type]  # None only where there is no agent to hold
+            client,
             agents,
             providers,
             journal,
+            settings=settings,
             budget_seconds=quiesce.budget_seconds,
             on_budget_exceeded=quiesce.on_budget_exceeded,
+            stop_seconds=quiesce.stop_seconds,
+            on_hook_failure=quiesce.on_hook_failure,
         )
         self.result.created = datetime.fromtimestamp(instant.created_ns / 1e9, UTC).isoformat()
-        if instant.why and agents:
+        self._note_all(instant.notes)
+        short = [agent.name for agent in agents if instant.agents[agent.name].shortfall]
+        if short:
+            self._note_all(watcher_notes(self._autoheal, (), quiesce.budget_seconds))
+        if instant.why:
             self._note(f"The guarantee is weaker than asked for: {instant.why}.")
         return instant
 
@@ -234,11 +258,15 @@ class _Run:
         active: Sequence[_Work],
         instant: CriticalResult,
     ) -> None:
-        provider_of = {_key(source): provider for provider in providers for source in provider.sources}
+        provider_of = {source_key(source): provider for provider in providers for source in provider.sources}
         pending: list[_Work] = []
         committed_bytes = engine.session.bytes_stored
         self.progress.stage("shipping")
         for work in active:
+            if work.agent.name in instant.refused:
+                work.result.error = instant.refused[work.agent.name]
+                self._note(f"{work.agent.name} was not backed up: {work.result.error}")
+                continue
             began = time.monotonic()
             engine.session.count_in(work.tally)
             try:
@@ -260,26 +288,39 @@ class _Run:
     def _ship(
         self,
         engine: Engine,
-        provider_of: Mapping[tuple[str, str], Provider],
+        provider_of: Mapping[SourceKey, Provider],
         work: _Work,
         instant: CriticalResult,
     ) -> None:
         exclude = self.policy.for_agent(work.agent.name).exclude
         for source in work.sources:
-            provider = provider_of[_key(source)]
+            provider = provider_of[source_key(source)]
             view = provider.view(source)
-            shipped = engine.ship(_spec(source), view, min(instant.created_ns, self._quiet_ns), exclude)
-            shipped.problems += provider.problems(source)
+            try:
+                shipped = engine.ship(_spec(source), view, min(instant.created_ns, self._quiet_ns), exclude)
+                shipped.problems += self._problems(work, source, provider)
+            finally:
+                provider.check(source)  # a snapshot that broke is the reason of whatever else went wrong
             work.shipped.append((_spec(source), shipped))
             if shipped.excluded:
                 self._note(
                     f"{work.agent.name}: {shipped.excluded} entries of {source.name} are excluded by the policy."
                 )
 
+    def _problems(self, work: _Work, source: Source, provider: Provider) -> list[tuple[bytes, str]]:
+        """What a view does not show as it should; of an agent of mode `none`, torn files are what was asked for."""
+        problems = list(provider.problems(source))
+        if self.policy.for_agent(work.agent.name).quiesce.mode == "none":
+            torn = [path for path, reason in problems if reason == TORN]
+            if torn:
+                self._note(f"{work.agent.name}: {len(torn)} files of {source.name} may be torn, as with mode none.")
+            problems = [(path, reason) for path, reason in problems if reason != TORN]
+        return problems
+
     def _commit_all(
         self,
         engine: Engine,
-        provider_of: Mapping[tuple[str, str], Provider],
+        provider_of: Mapping[SourceKey, Provider],
         pending: Sequence[_Work],
         instant: CriticalResult,
     ) -> None:
@@ -298,19 +339,20 @@ class _Run:
     def _commit(
         self,
         engine: Engine,
-        provider_of: Mapping[tuple[str, str], Provider],
+        provider_of: Mapping[SourceKey, Provider],
         work: _Work,
         instant: CriticalResult,
     ) -> None:
-        providers = {provider_of[_key(source)] for source in work.sources}
-        consistency = min((_CONSISTENCY[instant.consistency(provider)] for provider in providers), key=_RANK.index)
+        providers = {provider_of[source_key(source)] for source in work.sources}
+        consistency = instant.consistency(work.agent.name, providers)
+        shortfall = instant.shortfall(work.agent.name, providers)
         pause = self._pause_of(work.agent, instant)
         point = AgentPoint(
             agent=work.agent.name,
             host=self.result.host,
             run_id=self.result.run_id,
             created_ns=instant.created_ns,
-            mode=self.policy.quiesce.mode,
+            mode=self.policy.for_agent(work.agent.name).quiesce.mode,
             provider="+".join(sorted(provider.name for provider in providers)),
             consistency=consistency,
             pause_ns=int(pause * 1e9),
@@ -320,19 +362,18 @@ class _Run:
         result = work.result
         result.point, result.consistency, result.provider = committed.id, consistency, point.provider
         result.pause_seconds = round(pause, 6)
+        result.stopped_seconds = round(instant.stopped.get(work.agent.name, 0.0), 6)
         result.files, result.bytes, result.bytes_read = committed.files, committed.bytes, committed.bytes_read
         result.bytes_stored = committed.point_bytes + work.tally.bytes
         result.problems = [
             {"volume": volume, "path": os.fsdecode(path), "reason": reason}
             for volume, path, reason in committed.problems
         ]
-        # Where there is no Docker there is nothing that the policy could have asked to hold.
-        whole = (instant.quiesced and instant.met_budget) or not self._docker
-        result.outcome = "incomplete" if committed.problems else "done" if whole else "downgraded"
+        result.outcome = "incomplete" if committed.problems else "downgraded" if shortfall else "done"
         if committed.problems:
             result.error = f"{len(committed.problems)} entries could not be backed up; the rest is in the point."
-        elif not whole:
-            result.error = instant.why or "An agent was held for longer than the budget."
+        elif shortfall:
+            result.error = f"{shortfall[0].upper()}{shortfall[1:]}."
 
     @staticmethod
     def _pause_of(agent: Agent, instant: CriticalResult) -> float:
@@ -341,6 +382,35 @@ class _Run:
         return max((pause.seconds for pause in instant.pauses if agent.name in pause.container.agents), default=0.0)
 
     # -- after ------------------------------------------------------------------------------------------------------
+
+    def _keep(self, providers: Sequence[Provider], active: Sequence[_Work], instant: CriticalResult) -> None:
+        """Keep the snapshots of what was stored, if the policy wants that."""
+        if not self.policy.snapshot.keep:
+            return
+        agents = [
+            LocalAgent(
+                work.agent.name, work.result.consistency, tuple(map(local_source, work.sources)), work.result.point
+            )
+            for work in active
+            if work.result.point is not None
+        ]
+        try:
+            left_out = keep_locally(self.state, self.result.run_id, instant.created_ns, agents, providers)
+        except (SnapshotError, OSError) as error:
+            self._note(f"No local snapshot was kept: {error}")
+            return
+        if left_out:
+            self._note(f"No local snapshot of {', '.join(left_out)}.")
+
+    def _prune(self, discovery: Discovery | None) -> None:
+        """Remove the local snapshots that are too many; after a run that stored nothing all stay."""
+        agents = None if discovery is None else {agent.name for agent in discovery.agents}
+        try:
+            problems = prune(self.state, self.policy.snapshot.keep, agents)
+        except SnapshotError as error:
+            problems = [str(error)]
+        for problem in problems:
+            self._note(problem)
 
     def _release(self, providers: Sequence[Provider]) -> None:
         for provider in providers:
@@ -354,6 +424,10 @@ class _Run:
     def _note(self, message: str) -> None:
         self.result.notes.append(message)
         self.progress.note(message)
+
+    def _note_all(self, messages: Sequence[str]) -> None:
+        for message in messages:
+            self._note(message)
 
     def _remember(self) -> None:
         try:
@@ -386,10 +460,6 @@ def _as_ours(error: TrinitySnapError | OSError) -> TrinitySnapError:
         next_step=_NEXT_STEP.get(error.errno or 0, "Mend that, then run again.")
         + " `trinity-snap recover` undoes what this run may have left.",
     )
-
-
-def _key(source: Source) -> tuple[str, str]:
-    return source.kind, source.name
 
 
 def _spec(source: Source) -> SourceSpec:

@@ -25,6 +25,7 @@ from trinity_snap.repository.manifest import (
     sort_key,
 )
 from trinity_snap.repository.session import Session
+from trinity_snap.snapshot.listing import ShippedTree
 from trinity_snap.snapshot.view import DirectoryView, SourceView, WalkItem
 
 __all__ = ["Shipped", "Shipper"]
@@ -175,11 +176,11 @@ class Shipper:
     def signatures(self, draft: Path) -> Mapping[bytes, tuple[int, int, int, int]]:
         """The signatures in a finished draft, without those of hard links, by path."""
         tree = TreeCache.open(draft)
-        found: dict[bytes, tuple[int, int, int, int]] = {}
+        found = ShippedTree()
         for page in tree.pages() if tree is not None else ():
             for path, signature in zip(page.paths, page.signatures, strict=True):
                 if signature is not None:
-                    found[path] = signature[:4]
+                    found.add(path, signature[:4])
         return found
 
     def settle(self, shipped: Shipped, cache: Path) -> set[int]:

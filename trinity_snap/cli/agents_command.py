@@ -24,7 +24,8 @@ def agents(policy: PolicyOption = None, as_json: JsonOption = False, quiet: Quie
     """What is protected on this host, from which volumes and how, and what is not and why."""
     settings = load(policy)
     found = _discover(settings)
-    choices = {id(source): _provider(source, settings) for agent in found.agents for source in agent.sources}
+    notes = [*found.notes, *_watchers(found, settings)]
+    choices = _choices([source for agent in found.agents for source in agent.sources], settings)
     answer = {
         "agents": [
             {
@@ -32,6 +33,7 @@ def agents(policy: PolicyOption = None, as_json: JsonOption = False, quiet: Quie
                 "container": agent.container_name or None,
                 "state": agent.state,
                 "rule": agent.rule,
+                "mode": settings.for_agent(agent.name).quiesce.mode,
                 "volumes": [_source(source, choices[id(source)]) for source in agent.sources],
                 "shared": [mount._asdict() for mount in agent.shared],
                 "not_covered": [left._asdict() for left in agent.not_covered],
@@ -42,9 +44,17 @@ def agents(policy: PolicyOption = None, as_json: JsonOption = False, quiet: Quie
             {"container": held.name, "state": held.state, "agents": sorted(held.agents)} for held in found.quiesce_set
         ],
         "ignored": [ignored._asdict() for ignored in found.ignored],
-        "notes": list(found.notes),
+        "notes": notes,
     }
-    emit(answer, lambda: _lines(found, choices), as_json)
+    emit(answer, lambda: _lines(found, settings, choices, notes), as_json)
+
+
+def _watchers(found: Discovery, policy: Policy) -> list[str]:
+    """Warnings of what may restart agents that are paused."""
+    from trinity_snap.agents import watcher_notes
+
+    paused = [agent for agent in found.agents if policy.for_agent(agent.name).quiesce.mode in ("pause", "hooks")]
+    return watcher_notes(found.autoheal if paused else (), paused, policy.quiesce.budget_seconds)
 
 
 def _discover(policy: Policy) -> Discovery:
@@ -59,15 +69,19 @@ def _discover(policy: Policy) -> Discovery:
         return Discovery((platform_agent([Path(path) for path in policy.platform.paths]),), ())
 
 
-def _provider(source: Source, policy: Policy) -> tuple[str | None, str, str]:
-    """The provider for a source, why, and what would be better."""
-    from trinity_snap.snapshot.select import explain
+def _choices(sources: list[Source], policy: Policy) -> dict[int, tuple[str | None, str, str]]:
+    """For each source, by identity: its provider, why, and what would be better."""
+    from trinity_snap.snapshot.select import Storage, explain
 
-    try:
-        choice = explain(source, policy.snapshot.provider)
-    except (TrinitySnapError, OSError) as error:
-        return None, str(error), ""
-    return choice.provider, choice.why, choice.better
+    storage = Storage()
+    found: dict[int, tuple[str | None, str, str]] = {}
+    for source in sources:
+        try:
+            choice = explain(source, policy.snapshot.provider, storage, policy.snapshot.lvm)
+            found[id(source)] = choice.provider, choice.why, choice.better
+        except (TrinitySnapError, OSError) as error:
+            found[id(source)] = None, str(error), ""
+    return found
 
 
 def _source(source: Source, choice: tuple[str | None, str, str]) -> dict[str, object]:
@@ -84,9 +98,11 @@ def _source(source: Source, choice: tuple[str | None, str, str]) -> dict[str, ob
     }
 
 
-def _lines(found: Discovery, choices: dict[int, tuple[str | None, str, str]]) -> Iterator[str]:
+def _lines(
+    found: Discovery, policy: Policy, choices: dict[int, tuple[str | None, str, str]], notes: list[str]
+) -> Iterator[str]:
     for agent in found.agents:
-        yield from _agent_lines(agent, choices)
+        yield from _agent_lines(agent, policy.for_agent(agent.name).quiesce.mode, choices)
     if not found.agents:
         yield "No agents."
     others = [held for held in found.quiesce_set if held.name not in {agent.container_name for agent in found.agents}]
@@ -103,12 +119,12 @@ def _lines(found: Discovery, choices: dict[int, tuple[str | None, str, str]]) ->
         yield ""
         yield from reasons
     yield from (f"Better: {better}" for better in sorted({better for _, _, better in choices.values() if better}))
-    yield from found.notes
+    yield from notes
 
 
-def _agent_lines(agent: Agent, choices: dict[int, tuple[str | None, str, str]]) -> Iterator[str]:
+def _agent_lines(agent: Agent, mode: str, choices: dict[int, tuple[str | None, str, str]]) -> Iterator[str]:
     container = f"container {agent.container_name}, {agent.state}" if agent.container_name else agent.state
-    yield f"{agent.name} ({container}; rule {agent.rule})"
+    yield f"{agent.name} ({container}; rule {agent.rule}; mode {mode})"
     for source in agent.sources:
         provider, why, _ = choices[id(source)]
         place = f" at {source.destination}" if source.destination and source.destination != source.name else ""

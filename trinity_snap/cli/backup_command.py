@@ -70,6 +70,8 @@ def _lines(result: RunResult) -> Iterator[str]:
     for agent in result.agents:
         if agent.error:
             yield f"{agent.agent}: {agent.error}"
+        if agent.stopped_seconds:
+            yield f"{agent.agent}: It was shut down for {seconds(agent.stopped_seconds)}."
         for problem in agent.problems[:10]:
             yield f"{agent.agent}: {problem['volume']}: {problem['path']}: {problem['reason']}"
         if len(agent.problems) > 10:

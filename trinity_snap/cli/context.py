@@ -44,7 +44,7 @@ def open_repository(policy: Policy, unlock: Unlock) -> Repository:
     identity = None if path is None else open_identity(path, unlock.passphrase_file, unlock.trinity_key_file)
     host_key = policy.keys.host_key
     host = load_host_key(host_key) if identity is None or host_key.exists() else None
-    return Repository.open(open_target(policy.target.url), host=host, identity=identity)
+    return Repository.open(open_target(policy.target.settings()), host=host, identity=identity)
 
 
 def is_damaged(repository: Repository) -> bool:

@@ -19,11 +19,13 @@ COMMANDS: dict[str, str] = {
     "list": "The recovery points, newest first.",
     "show": "What a recovery point holds.",
     "restore": "Give back an agent, or parts of it, from a recovery point.",
+    "rollback": "Bring an agent's volumes back from a local snapshot, in seconds.",
     "verify": "Check that recovery points can be restored.",
     "status": "The last recovery point of every agent: age, size, duration, pause, consistency.",
     "recover": "Undo whatever a dead run left behind.",
     "policy": "Show, check or describe the policy.",
     "key": "Who can open the repository; identities, wrapping, recovery words.",
+    "target": "Check the place where the repository lives, and what protects it there.",
     "version": "The version of trinity-snap.",
 }
 

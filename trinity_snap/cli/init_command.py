@@ -26,7 +26,9 @@ app = new_app()
 def init(
     target: Annotated[
         str | None,
-        typer.Option("--target", metavar="PATH", help="Where the repository goes, or is. Default: as the policy says."),
+        typer.Option(
+            "--target", metavar="PATH|URL", help="Where the repository goes, or is. Default: as the policy says."
+        ),
     ] = None,
     recipients: Annotated[
         list[Path] | None,
@@ -164,6 +166,7 @@ def _made(made: Initialised) -> Iterator[str]:
     if made.same_disk:
         yield "Note: the repository is on the disk that holds Docker's volumes. It helps against mistakes,"
         yield "not against the loss of that disk; for that, name a place on another one with --target."
+    yield from _protection(made)
     yield "Next: `trinity-snap agents` shows what is protected, `trinity-snap backup` backs it up."
 
 
@@ -172,4 +175,12 @@ def _adopted(made: Initialised) -> Iterator[str]:
     yield f"  {made.repository}"
     yield "Compare it with the one that was noted: another id is another repository, whoever made it."
     yield f"Policy {made.policy}, host key {made.host_key}, identity {made.identity}."
+    yield from _protection(made)
     yield "Next: `trinity-snap list` shows what it holds, `trinity-snap restore AGENT --containers` gives it back."
+
+
+def _protection(made: Initialised) -> Iterator[str]:
+    """What guards a store's objects; of a directory, everybody knows that."""
+    if made.protection is not None and not made.protection.local:
+        for sentence in made.protection.consequences():
+            yield f"Note: {sentence}"

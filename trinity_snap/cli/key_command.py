@@ -48,7 +48,7 @@ def list_keys(policy: PolicyOption = None, as_json: JsonOption = False, quiet: Q
     from trinity_snap.targets import open_target
 
     settings = load(policy)
-    repository = Repository.open(open_target(settings.target.url), host=load_host_key(settings.keys.host_key))
+    repository = Repository.open(open_target(settings.target.settings()), host=load_host_key(settings.keys.host_key))
     current = current_recipients(repository.target, repository.host)
     path = settings.keys.identity
     here = inspect_identity(path) if path is not None and path.exists() else None
@@ -120,7 +120,7 @@ def retire(
     from trinity_snap.targets import open_target
 
     settings = load(policy)
-    repository = Repository.open(open_target(settings.target.url), host=load_host_key(settings.keys.host_key))
+    repository = Repository.open(open_target(settings.target.settings()), host=load_host_key(settings.keys.host_key))
     current = retire_recipient(repository.target, repository.host, recipient)
     answer = {"retired": recipient, "generation": current.generation}
     emit(answer, [f"{recipient} is retired; what was sealed to it before stays readable for its holder."], as_json)

@@ -23,25 +23,32 @@ app = new_app()
 
 @app.command()
 def recover(policy: PolicyOption = None, as_json: JsonOption = False, quiet: QuietOption = False) -> int:
-    """Undo whatever a dead run left behind: paused containers, snapshots, restores half done."""
+    """Undo whatever a dead run left behind: paused or stopped containers, hooks, snapshots, restores half done."""
     settings = load(policy)
     require_root("recover")
     from trinity_snap.quiesce import HostLock
     from trinity_snap.quiesce import recover as recover_runs
     from trinity_snap.restore import resume_restores
+    from trinity_snap.rollback import forget_undone
 
     state = settings.state.directory
     client, unavailable = _docker()
     failures: list[TrinitySnapError] = []
     report: RecoverReport | None = None
     restores: list[ResumedRestore] = []
-    with HostLock(state, f"recover-{os.getpid()}", "recover"):
+    with HostLock(state, f"recover-{os.getpid()}", "recover") as lock:
+        if client is not None:
+            lock.hold_daemon(client)
         try:
             report = recover_runs(state, client)
         except TrinitySnapError as error:
             failures.append(error)
         try:
             restores = resume_restores(state, client)
+            undone = {one.id for one in restores if one.outcome == "undone"}
+            problems = forget_undone(state, undone)
+            if report is not None:
+                report.problems += problems
         except TrinitySnapError as error:
             failures.append(error)
     if report is not None and unavailable is not None and report.runs:
@@ -68,6 +75,12 @@ def _lines(report: RecoverReport | None, restores: list[ResumedRestore]) -> Iter
         for name in report.resumed:
             quiet = False
             yield f"Resumed container {name}."
+        for name in report.started:
+            quiet = False
+            yield f"Started container {name}."
+        for agent in report.hooks:
+            quiet = False
+            yield f"Ran the after-hook of {agent}."
         for path in report.removed:
             quiet = False
             yield f"Removed {path}."
@@ -76,7 +89,12 @@ def _lines(report: RecoverReport | None, restores: list[ResumedRestore]) -> Iter
             yield f"Run {run} is alive and was left alone."
         for path in report.strays:
             quiet = False
-            yield f"{path} looks like ours, but no run here noted it; it was left alone."
+            yield f"{path} looks like ours, but nothing here noted it; it was left alone."
+            if path.name.startswith("keep-"):
+                yield "`trinity-snap rollback --list` shows how to remove it."
+        for sentence in report.waiting:
+            quiet = False
+            yield sentence
         for problem in report.problems:
             quiet = False
             yield f"Not undone: {problem}"

@@ -121,7 +121,9 @@ def restore(
     from trinity_snap.quiesce import HostLock
     from trinity_snap.restore import execute
 
-    with HostLock(settings.state.directory, plan.id, "restore"), watched(quiet=quiet) as progress:
+    with HostLock(settings.state.directory, plan.id, "restore") as lock, watched(quiet=quiet) as progress:
+        if docker is not None and plan.mode != "directory":
+            lock.hold_daemon(docker)
         result = execute(plan, repository, docker, progress)
     emit({**result.to_json(), "lines": plan.lines()}, lambda: _lines(result), as_json)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +19,8 @@ from trinity_snap.cli.options import (
     QuietOption,
     TrinityKeyFileOption,
 )
-from trinity_snap.cli.output import age, emit, seconds, size, table
+from trinity_snap.cli.output import age, emit, plural, seconds, size, table
+from trinity_snap.errors import SnapshotError
 
 if TYPE_CHECKING:
     from trinity_snap.policy.schema import Policy
@@ -58,8 +60,23 @@ def status(
     for point_id, reason in repository.unreadable_points:
         found.warnings.append(f"Recovery point {point_id[:8]} cannot be read: {reason}")
     found.running = running(settings.state.directory)
+    _count_local(found, settings.state.directory)
     emit(found.to_json(), lambda: _lines(found), as_json)
     return 1 if found.stale else 0
+
+
+def _count_local(found: Status, state_dir: Path) -> None:
+    """Add the local snapshots, and a warning for what looks like one and is not noted here."""
+    from trinity_snap.snapshot.local import local_snapshots, unregistered
+
+    try:
+        found.local_snapshots = len(local_snapshots(state_dir))
+        found.warnings += [
+            f"{one.where} is a local snapshot without a note; `trinity-snap rollback --remove {one.id}` removes it."
+            for one in unregistered(state_dir)
+        ]
+    except SnapshotError as error:
+        found.warnings.append(str(error))
 
 
 def _open(policy: Policy, unlock: Unlock) -> Repository:
@@ -72,7 +89,7 @@ def _open(policy: Policy, unlock: Unlock) -> Repository:
     path = unlock.identity or policy.keys.identity
     if path is not None and may_open_unasked(path, unlock.passphrase_file, unlock.trinity_key_file):
         return open_repository(policy, unlock)
-    return Repository.open(open_target(policy.target.url), host=load_host_key(policy.keys.host_key))
+    return Repository.open(open_target(policy.target.settings()), host=load_host_key(policy.keys.host_key))
 
 
 def _lines(found: Status) -> Iterator[str]:
@@ -99,6 +116,9 @@ def _lines(found: Status) -> Iterator[str]:
         yield ""
         yield from warnings
         yield from found.warnings
+    if found.local_snapshots:
+        yield ""
+        yield f"{plural(found.local_snapshots, 'local snapshot')} for `trinity-snap rollback`."
     if found.running is not None:
         yield ""
         yield f"Now: {found.running['what']} {found.running['run_id']}, since {found.running['since']}."

@@ -58,7 +58,7 @@ def parse_policy(text: str, path: Path) -> Policy:
 
 
 def _at_home(policy: Policy, path: Path, lines: dict[str, int]) -> Policy:
-    """The policy with key paths made absolute, and with where it came from."""
+    """The policy with paths of keys and credentials made absolute, and with where it came from."""
     home, keys = path.parent, policy.keys
     located = keys.model_copy(
         update={
@@ -69,7 +69,12 @@ def _at_home(policy: Policy, path: Path, lines: dict[str, int]) -> Policy:
     )
     if isinstance(lines.get("target"), int) and "target.url" not in lines:
         lines["target.url"] = lines["target"]
-    settled = policy.model_copy(update={"keys": located})
+    for name in [name for name in lines if name.endswith("quiesce.drain")]:
+        lines.setdefault(f"{name}.enabled", lines[name])
+    target = policy.target
+    if target.credentials_file is not None:
+        target = target.model_copy(update={"credentials_file": home / target.credentials_file})
+    settled = policy.model_copy(update={"keys": located, "target": target})
     settled._path = path
     settled._lines = lines
     return settled

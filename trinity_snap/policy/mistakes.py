@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from trinity_snap.policy.document import Document, Location, dotted
 from trinity_snap.policy.fields import field_at, section_at, walk, words_for
 from trinity_snap.policy.schema import Policy, Rule
+from trinity_snap.targets.settings import without_password
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -77,7 +78,7 @@ def _shown(value: object) -> str:
         return "a mapping"
     if isinstance(value, list | tuple):
         return "a list"
-    return f"{value!r:.80}"
+    return without_password(repr(value))[:80]
 
 
 def _allowed(location: Location) -> Iterator[str]:

@@ -23,11 +23,13 @@ _HEAD = """\
 # `trinity-snap policy show` says what holds and why.
 """
 _EXAMPLES: dict[str, str] = {
+    "target.endpoint": "https://s3.example.org",
+    "target.credentials_file": "s3-credentials",
     "agents.rules": '[{name: databases, label: "com.example.backup=yes", volumes: ["*-data"]}]',
     "agents.exclude": '["scratch-*"]',
     "platform.paths": "[/opt/trinity/trinity-data, /opt/trinity/.env]",
     "exclude": '["*/node_modules", "*.tmp"]',
-    "overrides": "{researcher: {exclude: [content/cache]}}",
+    "overrides": "{researcher: {exclude: [content/cache], quiesce: {mode: hooks, drain: true}}}",
 }
 
 
@@ -70,8 +72,14 @@ def json_schema() -> dict[str, object]:
     properties = schema["properties"]
     assert isinstance(properties, dict)
     target = properties["target"]
-    short = {"type": "string", "pattern": "^(/|file:)"}
+    short = {"type": "string", "pattern": "^(/|file:|s3:)"}
     properties["target"] = {"anyOf": [{"$ref": "#/$defs/TargetSection"}, short], "description": target["description"]}
+    definitions = schema["$defs"]
+    assert isinstance(definitions, dict)
+    for section, drain in (("QuiesceSection", "DrainSection"), ("QuiesceOverride", "DrainOverride")):
+        inner = definitions[section]["properties"]
+        reference = {"$ref": f"#/$defs/{drain}"}
+        inner["drain"] = {"anyOf": [reference, {"type": "boolean"}], "description": inner["drain"]["description"]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -161,6 +169,12 @@ snapshot:
 overrides:
   researcher:
     exclude: [content/cache]
+  ledger:
+    quiesce:
+      mode: hooks
+      hooks:
+        before: sqlite3 ~/data/ledger.db "pragma wal_checkpoint(truncate)"
+      drain: true
 ```
 """
 

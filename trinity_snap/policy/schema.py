@@ -9,35 +9,58 @@ from __future__ import annotations
 import glob
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from trinity_snap.policy.settings import (
+    DEFAULT_AFTER,
+    DEFAULT_BEFORE,
+    AgentSettings,
+    HookSettings,
+    Mode,
+    QuiesceSettings,
+)
 from trinity_snap.policy.values import (
     AbsolutePath,
+    Address,
     Allowed,
     Count,
+    CountOrNone,
     ExcludeGlob,
     Flag,
     Glob,
     KeyPath,
+    LongPatience,
+    Patience,
+    Percent,
+    Rate,
+    Requests,
     Seconds,
+    Share,
     Size,
     TargetUrl,
     Text,
+    share_of,
 )
+from trinity_snap.targets.settings import TargetSettings
 
 __all__ = [
     "AgentSettings",
     "AgentsSection",
     "DiscoverSection",
+    "DrainOverride",
+    "DrainSection",
+    "HooksOverride",
+    "HooksSection",
     "KeysSection",
+    "LvmSection",
     "Override",
     "PlatformSection",
     "Policy",
     "PrecopySection",
+    "QuiesceOverride",
     "QuiesceSection",
     "Rule",
     "Section",
@@ -70,12 +93,56 @@ class Section(BaseModel):
 
 
 class TargetSection(Section):
-    """Where the repository of this host lives. `target: /path` is short for `target: {url: /path}`."""
+    """Where the repository of this host lives. `target: /path` is short for `target: {url: /path}`; all but `url` is for s3."""
 
     url: TargetUrl = Field(
         default="/var/backups/trinity-snap",
-        description="A directory of this host. On another disk than Docker's it outlives that one.",
+        description=(
+            "A directory of this host (on another disk than Docker's it outlives that one), or a bucket of an "
+            "S3-compatible store and what the names in it begin with. The bucket must be there."
+        ),
     )
+    endpoint: Address | None = Field(
+        default=None, description="Where the store is. null: AWS, or as its environment variables say."
+    )
+    region: Text | None = Field(
+        default=None, description="The region of the bucket. null: as for the AWS tools, else us-east-1."
+    )
+    path_style: Flag | None = Field(
+        default=None,
+        description=(
+            "true: the bucket's name is in the path of addresses; false: in the host name. null: true with an `endpoint`."
+        ),
+    )
+    ca_file: AbsolutePath | None = Field(
+        default=None,
+        description="Certificates (PEM) of the authorities that the store's certificate may come from. null: the usual.",
+    )
+    proxy: Address | None = Field(
+        default=None, description="A proxy on the way to the store. null: as HTTPS_PROXY in the environment says."
+    )
+    credentials_file: KeyPath | None = Field(
+        default=None,
+        description=(
+            "A file of mode 0600 like ~/.aws/credentials, of which [default] is used. null: the systemd credential "
+            "`trinity-snap-s3` if there is one, else as the AWS tools find theirs."
+        ),
+    )
+    storage_class: Text | None = Field(
+        default=None,
+        description="The storage class of packs, such as STANDARD_IA; all else is small and read often. null: the bucket's.",
+    )
+    bandwidth_bytes: Rate | None = Field(
+        default=None, description="Send at most so many bytes per second. null: as fast as it goes."
+    )
+    requests: Requests = Field(
+        default=8,
+        description="How many requests may go on at once; half of them send. Each takes up to 40 MiB of memory.",
+    )
+
+    def settings(self) -> TargetSettings:
+        """The same for `targets.open_target`."""
+        return TargetSettings(**dict(self))
 
 
 class KeysSection(Section):
@@ -166,16 +233,54 @@ class PlatformSection(Section):
     )
 
 
+class HooksSection(Section):
+    """Commands that a shell in the agent's container runs, as the container's user, for mode `hooks`."""
+
+    before: Text = Field(
+        default=DEFAULT_BEFORE,
+        description=(
+            "Brings the agent's data to rest. An agent without the default file is paused only; any other command must "
+            "be there."
+        ),
+    )
+    after: Text = Field(
+        default=DEFAULT_AFTER,
+        description=(
+            "Runs in any case once `before` was started, and finds `TRINITY_SNAP_OUTCOME` (`done`, `failed` or "
+            "`aborted`) and `TRINITY_SNAP_RUN_ID` in its environment. It may run twice."
+        ),
+    )
+    timeout_seconds: Patience = Field(default=30.0, description="For how long each may run. It is killed then.")
+
+
+class DrainSection(Section):
+    """Waiting until an agent is idle, before anything is held. `drain: true` is short for `drain: {enabled: true}`."""
+
+    enabled: Flag = Field(
+        default=False,
+        description="Ask the agent's own health endpoint (port 8000, `/health`: `active_tasks`) and wait for idleness.",
+    )
+    budget_seconds: LongPatience = Field(
+        default=60.0, description="For how long. The run goes on then, and says that the agent was busy."
+    )
+
+
+Modes = Annotated[Mode, Allowed("none, pause, hooks or stop")]
+
+
 class QuiesceSection(Section):
     """How agents hold still for the snapshot."""
 
-    mode: Annotated[Literal["pause"], Allowed("pause")] = Field(
+    mode: Modes = Field(
         default="pause",
-        description="pause: freeze the processes, all agents of the host at the same instant.",
+        description=(
+            "pause: freeze the processes, all agents of the host at the same instant. hooks: run a command in the agent "
+            "before, pause, and run one after. stop: shut the agent down and start it again. none: hold nothing."
+        ),
     )
     budget_seconds: Seconds = Field(
         default=5.0,
-        description="For how long agents may be held at most. They are resumed then, whatever happens.",
+        description="For how long agents may be paused at most. They are resumed then, whatever happens.",
     )
     on_budget_exceeded: Annotated[Literal["fallback", "fail"], Allowed("fallback or fail")] = Field(
         default="fallback",
@@ -184,6 +289,69 @@ class QuiesceSection(Section):
             "(exit code 12). fail: make no recovery point."
         ),
     )
+    stop_seconds: Patience = Field(
+        default=30.0,
+        description="Mode `stop`: for how long an agent may take to shut down. It is killed then, and its point is weaker.",
+    )
+    hooks: HooksSection = Field(default=HooksSection(), description="The commands of mode `hooks`.")
+    on_hook_failure: Annotated[Literal["fallback", "fail"], Allowed("fallback or fail")] = Field(
+        default="fallback",
+        description=(
+            "When `hooks.before` fails or takes too long. fallback: pause only; the recovery point says that its "
+            "consistency is weaker (exit code 12). fail: make no recovery point of this agent."
+        ),
+    )
+    drain: DrainSection = Field(
+        default=DrainSection(), description="In front of any mode: wait until agents are idle. `true`, or settings."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, data: Any) -> Any:  # whatever the file holds
+        return _drain_written_out(data)
+
+
+class HooksOverride(Section):
+    """Hooks of one agent."""
+
+    before: Text | None = Field(
+        default=None, description="Takes the place of `quiesce.hooks.before`. null: as for all."
+    )
+    after: Text | None = Field(default=None, description="Takes the place of `quiesce.hooks.after`. null: as for all.")
+    timeout_seconds: Patience | None = Field(default=None, description="The time limit. null: as for all.")
+
+
+class DrainOverride(Section):
+    """Draining of one agent. `drain: true` and `drain: false` are short for `drain: {enabled: …}`."""
+
+    enabled: Flag | None = Field(
+        default=None, description="Whether to wait until this agent is idle. null: as for all."
+    )
+    budget_seconds: LongPatience | None = Field(default=None, description="For how long. null: as for all.")
+
+
+class QuiesceOverride(Section):
+    """How one agent holds still."""
+
+    mode: Modes | None = Field(default=None, description="Takes the place of `quiesce.mode`. null: as for all.")
+    hooks: HooksOverride = Field(default=HooksOverride(), description="Hooks of this agent.")
+    drain: DrainOverride = Field(default=DrainOverride(), description="Draining of this agent.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, data: Any) -> Any:  # whatever the file holds
+        return _drain_written_out(data)
+
+
+def _drain_written_out(data: Any) -> Any:  # whatever the file holds
+    """`drain: true` as a section, and a section with a budget as one that is enabled."""
+    if isinstance(data, dict):
+        drain = data.get("drain")
+        if isinstance(drain, bool):
+            return {**data, "drain": {"enabled": drain}}
+        if isinstance(drain, dict) and drain and "enabled" not in drain:
+            return {**data, "drain": {"enabled": True, **drain}}
+    return data
 
 
 class PrecopySection(Section):
@@ -192,31 +360,59 @@ class PrecopySection(Section):
     max_passes: Count = Field(default=3, description="How often to ship what changed before the pause, at most.")
     settle_bytes: Size = Field(default=64 << 20, description="Pause when less than this changed in a pass.")
     staging: AbsolutePath | None = Field(
-        default=None, description="Where copies made during the pause are kept. null: in the state directory."
+        default=None,
+        description=(
+            "Where copies made during the pause are kept. null: on the volume's own filesystem if it is xfs or btrfs and can "
+            "share blocks (then a copy takes no time), else in the state directory."
+        ),
     )
+
+
+class LvmSection(Section):
+    """The providers `lvm` and `lvm-thin`: snapshots of logical volumes."""
+
+    size: Share = Field(
+        default="20%",
+        description=(
+            "The room for what changes on a volume while its thick snapshot is read: of the volume's size, or an absolute "
+            "size. The volume group must have it free. Thin pools need none."
+        ),
+    )
+    pool_limit_percent: Percent = Field(
+        default=90, description="No snapshot in a thin pool whose data or metadata is fuller than this."
+    )
+
+    def thick_bytes(self, origin_bytes: int) -> int:
+        """The room for a thick snapshot of a volume of that size."""
+        return share_of(self.size, origin_bytes)
 
 
 class SnapshotSection(Section):
     """How the point-in-time view is made."""
 
-    provider: Annotated[Literal["auto", "btrfs", "precopy"], Allowed("auto, btrfs or precopy")] = Field(
+    provider: Annotated[
+        Literal["auto", "btrfs", "lvm-thin", "lvm", "zfs", "precopy"],
+        Allowed("auto, btrfs, lvm-thin, lvm, zfs or precopy"),
+    ] = Field(
         default="auto",
         description="auto: the best that works where a volume lies. Anything else: that one, or fail.",
     )
+    keep: CountOrNone = Field(
+        default=0,
+        description=(
+            "How many local snapshots of every agent stay on this host, for `trinity-snap rollback`. They hold on to the disk "
+            "space of what changes after them. Only `btrfs` and `lvm-thin` can keep any."
+        ),
+    )
     precopy: PrecopySection = Field(default=PrecopySection(), description="Settings of the provider `precopy`.")
+    lvm: LvmSection = Field(default=LvmSection(), description="Settings of the providers `lvm` and `lvm-thin`.")
 
 
 class Override(Section):
     """Settings for one agent that differ from those for all."""
 
     exclude: Excludes | None = Field(default=None, description="Takes the place of `exclude`. null: as for all.")
-
-
-@dataclass(frozen=True)
-class AgentSettings:
-    """What holds for one agent, its overrides applied."""
-
-    exclude: tuple[str, ...]
+    quiesce: QuiesceOverride = Field(default=QuiesceOverride(), description="How this agent holds still.")
 
 
 class Policy(Section):
@@ -275,7 +471,19 @@ class Policy(Section):
 
     def for_agent(self, agent: str) -> AgentSettings:
         """What holds for the agent of that name."""
-        override = self.overrides.get(agent)
-        if override is None or override.exclude is None:
-            return AgentSettings(self.exclude)
-        return AgentSettings(override.exclude)
+        override = self.overrides.get(agent) or Override()
+        own, general = override.quiesce, self.quiesce
+        hooks, drain = general.hooks, general.drain
+        drains = drain.enabled if own.drain.enabled is None else own.drain.enabled
+        return AgentSettings(
+            exclude=self.exclude if override.exclude is None else override.exclude,
+            quiesce=QuiesceSettings(
+                mode=own.mode or general.mode,
+                hooks=HookSettings(
+                    own.hooks.before or hooks.before,
+                    own.hooks.after or hooks.after,
+                    own.hooks.timeout_seconds or hooks.timeout_seconds,
+                ),
+                drain_seconds=(own.drain.budget_seconds or drain.budget_seconds) if drains else None,
+            ),
+        )

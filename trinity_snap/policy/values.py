@@ -9,20 +9,29 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema
 
+from trinity_snap.targets.settings import check_address, split_bucket_url
+
 __all__ = [
     "AbsolutePath",
+    "Address",
     "Allowed",
     "Count",
+    "CountOrNone",
     "ExcludeGlob",
     "Flag",
     "Glob",
     "KeyPath",
+    "Percent",
+    "Rate",
+    "Requests",
     "Seconds",
+    "Share",
     "Size",
     "TargetUrl",
     "Text",
     "format_size",
     "parse_size",
+    "share_of",
 ]
 
 _UNITS = {
@@ -65,12 +74,29 @@ def parse_size(value: object) -> int:
     return size
 
 
+def share_of(value: str, whole: int) -> int:
+    """The bytes that a `Share` such as `20%` or `8GiB` stands for, of a whole of that size. Raise ValueError."""
+    if value.endswith("%"):
+        percent = int(value[:-1]) if value[:-1].isdecimal() and len(value) <= 4 else 0
+        if not 1 <= percent <= 100:
+            raise ValueError("it is no percentage from 1% to 100%")
+        return whole * percent // 100
+    return parse_size(value)
+
+
 def format_size(size: int) -> str:
     """`size` bytes the way a policy has them: `67108864` gives `64MiB`."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if size and size % _UNITS[unit] == 0:
             return f"{size // _UNITS[unit]}{unit}"
     return str(size)
+
+
+def _rate(value: object) -> int:
+    rate = parse_size(value)
+    if rate < 1 << 16:
+        raise ValueError("it is too little to work with")
+    return rate
 
 
 def _clean(value: str) -> str:
@@ -102,9 +128,19 @@ def _path(value: object) -> Path:
     return Path(value)
 
 
+def _share(value: object) -> str:
+    text = str(parse_size(value)) if isinstance(value, int) else value
+    if not isinstance(text, str) or (not text.endswith("%") and parse_size(text) == 0):
+        raise ValueError("it is neither a size nor a percentage")
+    share_of(text, 0)
+    return text
+
+
 def _target_url(value: str) -> str:
     if value.startswith("/"):
         _path(value)
+    elif value.startswith("s3:"):
+        split_bucket_url(value)
     elif not re.fullmatch(r"file://(localhost)?/[^?#]*", _clean(value)):
         raise ValueError("it is not a target that this version knows")
     return value
@@ -117,17 +153,46 @@ ExcludeGlob = Annotated[
 ]
 Flag = Annotated[bool, Strict(), Allowed("true or false")]
 Count = Annotated[int, Strict(), Field(ge=1, le=100), Allowed("a whole number from 1 to 100")]
+CountOrNone = Annotated[int, Strict(), Field(ge=0, le=100), Allowed("a whole number from 0 to 100")]
+Percent = Annotated[int, Strict(), Field(ge=1, le=100), Allowed("a whole percentage from 1 to 100")]
+Requests = Annotated[int, Strict(), Field(ge=1, le=64), Allowed("a whole number from 1 to 64")]
 Seconds = Annotated[
     float,
     Strict(),
     Field(gt=0, le=15, allow_inf_nan=False),
     Allowed("a number of seconds, more than 0, at most 15"),
 ]
+Patience = Annotated[
+    float,
+    Strict(),
+    Field(gt=0, le=600, allow_inf_nan=False),
+    Allowed("a number of seconds, more than 0, at most 600"),
+]
+LongPatience = Annotated[
+    float,
+    Strict(),
+    Field(gt=0, le=7200, allow_inf_nan=False),
+    Allowed("a number of seconds, more than 0, at most 7200"),
+]
+Rate = Annotated[
+    int,
+    BeforeValidator(_rate),
+    Allowed("a number of bytes, or a size such as 10MiB, at least 64KiB"),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 65536}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]}
+    ),
+]
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
     Allowed("a number of bytes, or a size such as 64MiB or 1GiB"),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]}),
+]
+Share = Annotated[
+    str,
+    BeforeValidator(_share),
+    Allowed("a percentage such as 20%, or a size such as 8GiB"),
+    WithJsonSchema({"type": "string", "pattern": f"^([1-9][0-9]?%|100%|{_SIZE.pattern})$"}),
 ]
 AbsolutePath = Annotated[
     Path,
@@ -145,5 +210,8 @@ TargetUrl = Annotated[
     str,
     Strict(),
     AfterValidator(_target_url),
-    Allowed("an absolute path such as /var/backups/trinity-snap, or file:///var/backups/trinity-snap"),
+    Allowed(
+        "an absolute path such as /var/backups/trinity-snap, file:///var/backups/trinity-snap, or s3://bucket/prefix"
+    ),
 ]
+Address = Annotated[str, Strict(), AfterValidator(check_address), Allowed("an address such as https://host:port")]

@@ -1,15 +1,16 @@
-"""The guardian: a process of its own that resumes containers when the run that paused them cannot.
+"""The guardian: a process of its own that lets containers go on when the run that held them cannot.
 
-It is started, and has said that it is ready, before anything is paused. It reads lines from the run through
+It is started, and has said that it is ready, before anything is held. It reads lines from the run through
 a pipe:
 
-- `hold <seconds>`: pausing begins; in that many seconds it must be over;
-- `goodbye`: everything is resumed; the guardian ends.
+- `hold <seconds>`: the next part begins (hooks, stopping, pausing, letting go); it must be over in that many seconds;
+- `goodbye`: everything is undone; the guardian ends.
 
 If the pipe ends without a goodbye, the run is dead; if the time is over, it hangs. Either way the guardian
-reads in the run's journal which containers the run paused, and resumes exactly those, all at once. Because
-a request to pause may still be on its way inside Docker when the run dies, it looks again for a moment. It
-says `fired` to a run that hangs, and keeps its containers going until that run has ended or said goodbye.
+reads in the run's journal which containers the run paused, and resumes exactly those, all at once; starts
+those that the run stopped; and runs the after-hooks that are due. Because a request to pause or to stop may
+still be on its way inside Docker when the run dies, it looks again for as long as that can take. It says
+`fired` to a run that hangs, and keeps its containers going until that run has ended or said goodbye.
 
 It runs in a session of its own and ignores the signals that end a whole process group.
 """
@@ -22,12 +23,14 @@ import select
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trinity_snap.quiesce.containers import PauseFailed, resume
-from trinity_snap.quiesce.journal import Journal, read_journal
+from trinity_snap.quiesce.hooks import run_after_hook
+from trinity_snap.quiesce.journal import Journal, JournalState, StoppedContainer, read_journal
+from trinity_snap.quiesce.undo import give_back
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 _AGAIN_SECONDS = 0.1
 _AFTERMATH_SECONDS = 3.0
 _STUBBORN_SECONDS = 300.0
+_THREADS = 32
 
 
 def main(journal_path: str) -> None:
@@ -76,12 +80,13 @@ def _wait(deadline: float | None) -> str:
 
 
 def _resume_until_over(client: DockerClient, path: Path, journal: Journal, *, worker_gone: bool) -> None:
-    """Resume what the run holds, and again what it manages to pause meanwhile, until the run is gone and all is quiet."""
-    ours = list(read_journal(path).held)
+    """Resume what the run holds, and again what it manages to hold meanwhile, until the run is gone and all is quiet."""
+    state = read_journal(path)
+    ours = list(state.held)
     stubborn_until = time.monotonic() + _STUBBORN_SECONDS
     quiet_until = time.monotonic() + _AFTERMATH_SECONDS
     noted: set[str] = set()
-    with ThreadPoolExecutor(max(1, min(32, len(ours)))) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool, _AfterHooks(client, journal) as hooks:
         while True:
             failed = False
             for container, answer in zip(ours, pool.map(lambda each: _try_resume(client, each), ours), strict=True):
@@ -90,10 +95,13 @@ def _resume_until_over(client: DockerClient, path: Path, journal: Journal, *, wo
                 elif container not in noted:
                     noted.add(container)
                     journal.resumed(container, "guardian")
+            answers = list(pool.map(lambda each: _try_give_back(client, journal, each), state.stopped))
+            hooks.begin(state)
             if worker_gone and read_journal(path).ended:
                 return  # somebody has recovered the run, and the next one may pause the same containers
             now = time.monotonic()
-            if now > stubborn_until or (worker_gone and not failed and now > quiet_until):
+            is_quiet = now > quiet_until and "waiting" not in answers and hooks.are_over()
+            if now > stubborn_until or (worker_gone and not failed and "failed" not in answers and is_quiet):
                 return
             if worker_gone:
                 time.sleep(_AGAIN_SECONDS)
@@ -102,6 +110,43 @@ def _resume_until_over(client: DockerClient, path: Path, journal: Journal, *, wo
             elif ending == "gone":
                 worker_gone, quiet_until = True, time.monotonic() + _AFTERMATH_SECONDS
                 ours = sorted({*ours, *read_journal(path).held})
+            state = read_journal(path)
+
+
+class _AfterHooks:
+    """The after-hooks that a run left to do, in threads, so that a slow one does not keep containers from being resumed."""
+
+    def __init__(self, client: DockerClient, journal: Journal) -> None:
+        self._client = client
+        self._journal = journal
+        self._pool = ThreadPoolExecutor(_THREADS)
+        self._begun: dict[str, Future[str | None]] = {}
+
+    def __enter__(self) -> _AfterHooks:
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        self._pool.shutdown()
+
+    def begin(self, state: JournalState) -> None:
+        """Run what is open; again if the container did not run when its turn came."""
+        for hook in state.hooks:
+            begun = self._begun.get(hook.container)
+            if begun is None or (begun.done() and begun.exception() is None and begun.result() is None):
+                self._begun[hook.container] = self._pool.submit(
+                    run_after_hook, self._client, self._journal, hook, "aborted", "guardian"
+                )
+
+    def are_over(self) -> bool:
+        """Whether none runs."""
+        return all(begun.done() for begun in self._begun.values())
+
+
+def _try_give_back(client: DockerClient, journal: Journal, stopped: StoppedContainer) -> str:
+    try:
+        return give_back(client, journal, stopped, "guardian")
+    except PauseFailed:
+        return "failed"
 
 
 def _try_resume(client: DockerClient, container: str) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from trinity_snap.agents.model import HeldContainer
 from trinity_snap.quiesce.containers import PauseFailed, pause, resume
+from trinity_snap.quiesce.events import Event, held_seconds
 from trinity_snap.quiesce.journal import Journal
-from trinity_snap.quiesce.measure import held_seconds
 from trinity_snap.quiesce.steps import step
 
 if TYPE_CHECKING:
@@ -55,11 +55,9 @@ class Hold:
         self._over = threading.Event()
         self._pool = ThreadPoolExecutor(max(1, min(_THREADS, len(containers))))
         self._pausing: list[Future[None]] = []
-        self._began_ns = 0
 
     def begin_pausing(self, until: float) -> None:
         """Start to pause everything; what Docker fails to pause is tried again until then (monotonic seconds)."""
-        self._began_ns = time.time_ns()
         self._pausing = [self._pool.submit(self._pause, grip, until) for grip in self.grips]
 
     def wait_until_paused(self, until: float) -> bool:
@@ -81,11 +79,10 @@ class Hold:
             list(pool.map(self._resume, [grip for grip in self.grips if grip.paused]))
         self._pool.shutdown()
 
-    def held_seconds(self) -> dict[str, float]:
+    def held_seconds(self, events: Sequence[Event]) -> dict[str, float]:
         """How long each container (id) that was asked to pause was held: by Docker's account, at most the longest."""
         longest = {grip.container.id: grip.longest_seconds for grip in self.grips if grip.asked_at is not None}
-        # A little later, so that the last event is surely in the span.
-        told = held_seconds(self._client, longest, self._began_ns, time.time_ns() + 1_000_000)
+        told = held_seconds(events, longest)
         return {container: min(max(0.0, told.get(container, most)), most) for container, most in longest.items()}
 
     def _pause(self, grip: Grip, until: float) -> None:
@@ -126,6 +123,6 @@ class Hold:
                 continue
             grip.paused = False
             grip.over_at = time.monotonic()
-            grip.disturbed = answer == "was not paused" and not failed_to_pause
+            grip.disturbed = answer != "resumed" and not failed_to_pause
             self._journal.resumed(grip.container.id, "run")
             step("first-resumed")

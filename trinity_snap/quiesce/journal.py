@@ -2,8 +2,9 @@
 
 One file per run, `<state directory>/journal/<run id>.jsonl`, one JSON object per line, only ever appended
 to, by the run and by its guardian. Notes that must survive a power cut (snapshots, staging directories) are
-fsynced before the thing is made. Notes about pauses need to survive only the process: a reboot resumes
-every container anyway; so nothing is fsynced while containers are held.
+fsynced before the thing is made, and so are notes of containers that are about to be stopped and of hooks
+that are about to run. Notes about pauses need to survive only the process: a reboot resumes every container
+anyway; so nothing is fsynced while containers are paused.
 
 | event | fields | meaning |
 |---|---|---|
@@ -11,6 +12,10 @@ every container anyway; so nothing is fsynced while containers are held.
 | `guarded` | `pid`, `start_ticks`, `boot_id` | which process is its guardian |
 | `pausing` | `containers` | these were running and are about to be paused |
 | `resumed` | `container`, `by` | this one is no longer held by the run |
+| `stopping` | `containers` (`id`, `started_at`), `until` | these are about to be stopped; a stop takes until then at most |
+| `started-again` | `container`, `by` | the run no longer keeps this one from running |
+| `hook` | `container`, `execution`, `agent`, `after`, `timeout_seconds` | the before-hook is about to run |
+| `hook-over` | `container`, `by` | the after-hook has run, or cannot any more |
 | `making` | `kind`, `where`, `provider` | a snapshot or staging directory is about to be made |
 | `removed` | `where` | it is gone again |
 | `ended` | | nothing of the run is left |
@@ -46,6 +51,26 @@ class Leftover:
 
 
 @dataclass(frozen=True)
+class StoppedContainer:
+    """A container that a run stops: in which life, and until when (seconds since 1970) Docker may still be at it."""
+
+    id: str
+    started_at: str
+    until: float = 0.0
+
+
+@dataclass(frozen=True)
+class OpenHook:
+    """A before-hook that was started: Docker's exec, and what has to run after it, for how long at most."""
+
+    container: str
+    execution: str
+    agent: str
+    after: str
+    timeout_seconds: float
+
+
+@dataclass(frozen=True)
 class JournalState:
     """What a journal says is still open. `process` is None if the journal is too short to tell."""
 
@@ -56,6 +81,13 @@ class JournalState:
     held: tuple[str, ...]
     leftovers: tuple[Leftover, ...]
     ended: bool
+    stopped: tuple[StoppedContainer, ...] = ()
+    hooks: tuple[OpenHook, ...] = ()
+
+    @property
+    def is_undone(self) -> bool:
+        """Whether nothing is left open."""
+        return not (self.held or self.leftovers or self.stopped or self.hooks)
 
 
 class Journal:
@@ -120,6 +152,23 @@ class Journal:
         """Note that the run no longer holds a container."""
         self.note("resumed", container=container, by=by)
 
+    def stopping(self, containers: Sequence[StoppedContainer], until: float) -> None:
+        """Note, durably, that these running containers are about to be stopped, which takes until then at most."""
+        noted = [{"id": each.id, "started_at": each.started_at} for each in containers]
+        self.note("stopping", durable=True, containers=noted, until=until)
+
+    def started_again(self, container: str, by: str) -> None:
+        """Note that the run no longer keeps a container from running."""
+        self.note("started-again", container=container, by=by)
+
+    def hook(self, hook: OpenHook) -> None:
+        """Note, durably, that a before-hook is about to run."""
+        self.note("hook", durable=True, **asdict(hook))
+
+    def hook_over(self, container: str, by: str) -> None:
+        """Note that the after-hook has run, or cannot any more."""
+        self.note("hook-over", container=container, by=by)
+
     def making(self, leftovers: Sequence[Leftover]) -> None:
         """Note, durably, things that are about to be made on disk."""
         for number, leftover in enumerate(leftovers, 1):
@@ -137,8 +186,7 @@ class Journal:
 
     def end(self) -> bool:
         """Close the journal. Note the end, and return True, only if nothing is left open."""
-        state = read_journal(self.path)
-        clean = not state.held and not state.leftovers
+        clean = read_journal(self.path).is_undone
         if clean:
             self.note("ended", durable=True)
         self.close()
@@ -157,6 +205,8 @@ def read_journal(path: Path) -> JournalState:
     guardian: ProcessIdentity | None = None
     held: dict[str, None] = {}
     leftovers: dict[str, Leftover] = {}
+    stopped: dict[str, StoppedContainer] = {}
+    hooks: dict[str, OpenHook] = {}
     ended = False
     for event in _events(path):
         match event:
@@ -168,6 +218,17 @@ def read_journal(path: Path) -> JournalState:
                 held |= dict.fromkeys(map(str, containers))
             case {"event": "resumed", "container": str(container)}:
                 held.pop(container, None)
+            case {"event": "stopping", "containers": list(containers), "until": int(until) | float(until)}:
+                stopped |= {one["id"]: StoppedContainer(one["id"], one["started_at"], until) for one in containers}
+            case {"event": "started-again", "container": str(container)}:
+                stopped.pop(container, None)
+            case {
+                "event": "hook", "container": str(container), "execution": str(execution), "agent": str(agent),
+                "after": str(after), "timeout_seconds": int(seconds) | float(seconds),
+            }:  # fmt: skip
+                hooks[container] = OpenHook(container, execution, agent, after, seconds)
+            case {"event": "hook-over", "container": str(container)}:
+                hooks.pop(container, None)
             case {"event": "making", "kind": str(kind), "where": str(where), "provider": str(provider)}:
                 leftovers[where] = Leftover(kind, Path(where), provider)
             case {"event": "removed", "where": str(where)}:
@@ -176,7 +237,10 @@ def read_journal(path: Path) -> JournalState:
                 ended = True
             case _:
                 pass
-    return JournalState(path.stem, path, process, guardian, tuple(held), tuple(leftovers.values()), ended)
+    return JournalState(
+        path.stem, path, process, guardian, tuple(held), tuple(leftovers.values()), ended,
+        tuple(stopped.values()), tuple(hooks.values()),
+    )  # fmt: skip
 
 
 def journals(state_dir: Path) -> list[Path]:

@@ -1,7 +1,9 @@
-"""Undoing what a dead run left behind: paused containers, snapshots, staging directories.
+"""Undoing what a dead run left behind: paused and stopped containers, hooks, snapshots, staging directories.
 
-Only what a run noted in its journal is touched, only if that run's process is dead, and a container only if
-it was paused in this boot of the machine. Doing it twice, or two at once, does no harm.
+Only what a run noted in its journal is touched, and only if that run's process is dead. A container is
+resumed only if it was paused in this boot of the machine; one that the run stopped is started also after a
+reboot, unless it has been started since; and an after-hook that is due runs, too. Doing it twice, or two at
+once, does no harm.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from trinity_snap.errors import LeftQuiesced, SnapshotError
 from trinity_snap.quiesce.containers import PauseFailed, resume
+from trinity_snap.quiesce.hooks import run_after_hook
 from trinity_snap.quiesce.journal import (
     Journal,
     JournalState,
@@ -22,22 +25,33 @@ from trinity_snap.quiesce.journal import (
     read_journal,
 )
 from trinity_snap.quiesce.processes import boot_id
+from trinity_snap.quiesce.undo import give_back
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 _BEGUN_SECONDS = 60.0
 _GUARDIAN_SECONDS = 5.0
+_BUSY_GUARDIAN_SECONDS = 60.0
+_STOPPING_SECONDS = 900.0
+_AGAIN_SECONDS = 0.05
 
 
 @dataclass
 class RecoverReport:
-    """What was undone: ids of runs, names of containers, paths; and what could not be, as sentences."""
+    """What was undone: ids of runs, names of containers, paths; and what could not be, as sentences.
+
+    `hooks` are the agents whose after-hook was run. `waiting` are sentences, too: what can be done only once a
+    container runs again.
+    """
 
     runs: list[str] = field(default_factory=list)
     alive: list[str] = field(default_factory=list)
     resumed: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+    hooks: list[str] = field(default_factory=list)
     removed: list[Path] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     strays: list[Path] = field(default_factory=list)
 
@@ -47,7 +61,10 @@ class RecoverReport:
             "runs": self.runs,
             "alive": self.alive,
             "resumed": self.resumed,
+            "started": self.started,
+            "hooks": self.hooks,
             "removed": [str(path) for path in self.removed],
+            "waiting": self.waiting,
             "problems": self.problems,
             "strays": [str(path) for path in self.strays],
         }
@@ -58,7 +75,7 @@ def recover(state_dir: Path, client: DockerClient | None) -> RecoverReport:
 
     Without a `client` (no Docker), containers stay noted for the next time. `strays` are snapshots with our
     names that no journal here knows; they are only reported. Raise LeftQuiesced, after doing everything
-    else, if a container that a dead run paused could not be resumed.
+    else, if a container that a dead run paused or stopped could not be resumed or started.
     """
     report = RecoverReport()
     stuck: list[str] = []
@@ -72,21 +89,31 @@ def recover(state_dir: Path, client: DockerClient | None) -> RecoverReport:
             report.alive.append(state.run_id)
             continue
         report.runs.append(state.run_id)
+        state = _after_guardian(state)
         journal = Journal.reopen(path)
         try:
             stuck += _resume_all(state, journal, client, report)
-            for leftover in state.leftovers:
+            stuck += _start_all(state, journal, client, report)
+            _run_hooks(state, journal, client, report)
+            # What is mounted cannot be renamed or removed.
+            for leftover in sorted(state.leftovers, key=lambda each: each.kind != "mounts"):
+                if leftover.kind != "mounts":
+                    _settle(state_dir, state.run_id, report)
                 _remove(leftover, state.run_id, journal, report)
         finally:
             journal.end()
         _wait_for_guardian(state)
-    report.strays = [path for path in _strays() if path not in known]
+    known.update(_local(state_dir, report))
+    report.strays = [path for path in _strays(report) if path not in known]
     forget_old(state_dir)
     if stuck:
         raise LeftQuiesced(
-            f"These containers, paused by a run that died, could not be resumed: {', '.join(stuck)}.",
+            f"These containers, held by a run that died, could not be resumed or started: {', '.join(stuck)}.",
             untouched="Everything else was recovered.",
-            next_step="See that Docker is well, then run `trinity-snap recover` again, or `docker unpause` them.",
+            next_step=(
+                "See that Docker is well, then run `trinity-snap recover` again, or `docker unpause` or "
+                "`docker start` them."
+            ),
         )
     return report
 
@@ -96,6 +123,20 @@ def _is_alive(state: JournalState) -> bool:
         # Its first line is not there yet, or was cut off by a crash.
         return time.time() - state.path.stat().st_mtime < _BEGUN_SECONDS
     return state.process.is_alive()
+
+
+def _after_guardian(state: JournalState) -> JournalState:
+    """The state once the dead run's guardian, if it lives, has started what was stopped and run the hooks."""
+    until = time.monotonic() + _BUSY_GUARDIAN_SECONDS
+    while (
+        (state.stopped or state.hooks)
+        and state.guardian is not None
+        and state.guardian.is_alive()
+        and time.monotonic() < until
+    ):
+        time.sleep(_AGAIN_SECONDS)
+        state = read_journal(state.path)
+    return state
 
 
 def _wait_for_guardian(state: JournalState) -> None:
@@ -125,21 +166,49 @@ def _resume_all(state: JournalState, journal: Journal, client: DockerClient | No
     return stuck
 
 
-def _remove(leftover: Leftover, run_id: str, journal: Journal, report: RecoverReport) -> None:
-    from trinity_snap.snapshot import btrfs
-    from trinity_snap.snapshot.protocol import remove_tree
+def _start_all(state: JournalState, journal: Journal, client: DockerClient | None, report: RecoverReport) -> list[str]:
+    """Start what the dead run stopped; the names of those that could not be."""
+    if state.stopped and client is None:
+        report.problems.append(f"Run {state.run_id} may have left containers stopped; there is no Docker to ask.")
+        return []
+    same_boot = state.process is not None and state.process.boot_id == boot_id()
+    stuck = []
+    for stopped in state.stopped:
+        assert client is not None
+        patience = time.monotonic() + _STOPPING_SECONDS  # whatever becomes of the clock on the wall
+        try:
+            while (
+                answer := give_back(
+                    client, journal, stopped, "recover", same_boot=same_boot and time.monotonic() < patience
+                )
+            ) == "waiting":
+                time.sleep(_AGAIN_SECONDS)
+        except PauseFailed as error:
+            stuck.append(f"{stopped.id[:12]} ({error})")
+            continue
+        if answer == "started":
+            report.started.append(_name(client, stopped.id))
+    return stuck
 
-    existed = leftover.where.exists()
-    try:
-        if not leftover.where.name.startswith(run_id):
-            raise SnapshotError(f"{leftover.where} is not named after run {run_id}, and is left alone.")
-        if leftover.kind == "snapshot" and leftover.provider == btrfs.NAME:
-            btrfs.remove_leftover(leftover.where)
-        elif leftover.kind == "staging":
-            if existed:
-                remove_tree(leftover.where, run_id)
+
+def _run_hooks(state: JournalState, journal: Journal, client: DockerClient | None, report: RecoverReport) -> None:
+    for hook in state.hooks:
+        problem = None if client is None else run_after_hook(client, journal, hook, "aborted", "recover")
+        if problem is None:
+            report.waiting.append(
+                f"The after-hook of {hook.agent}, due since run {state.run_id}, waits until its container runs."
+            )
+        elif problem:
+            report.problems.append(problem)
         else:
-            raise SnapshotError(f"{leftover.where} was made by a provider that this version does not know.")
+            report.hooks.append(hook.agent)
+
+
+def _remove(leftover: Leftover, run_id: str, journal: Journal, report: RecoverReport) -> None:
+    from trinity_snap.snapshot.leftovers import remove_leftover
+
+    try:
+        existed = remove_leftover(leftover, run_id)
     except (OSError, SnapshotError) as error:
         report.problems.append(f"Run {run_id} left {leftover.where} behind, and it could not be removed: {error}")
         return
@@ -148,10 +217,40 @@ def _remove(leftover: Leftover, run_id: str, journal: Journal, report: RecoverRe
     journal.removed(leftover.where)
 
 
-def _strays() -> tuple[Path, ...]:
-    from trinity_snap.snapshot import btrfs
+def _settle(state_dir: Path, run_id: str, report: RecoverReport) -> None:
+    """Keep what the dead run had decided to keep; then its journal's note of the snapshot is about nothing any more."""
+    from trinity_snap.snapshot.local import settle_run
 
-    return btrfs.snapshots_by_name()
+    try:
+        settle_run(state_dir, run_id)
+    except SnapshotError as error:
+        report.problems.append(f"What run {run_id} wanted to keep could not be kept: {error}")
+
+
+def _local(state_dir: Path, report: RecoverReport) -> list[Path]:
+    """End removals of local snapshots that were begun; where those are that stay."""
+    from trinity_snap.snapshot.local import close_all, finish_removals, local_snapshots
+
+    try:
+        close_all()
+        report.problems += finish_removals(state_dir)
+    except SnapshotError as error:
+        report.problems.append(str(error))
+    try:
+        return [Path(kept.where) for snapshot in local_snapshots(state_dir) for kept in snapshot.kept]
+    except SnapshotError as error:
+        report.problems.append(str(error))
+        return []
+
+
+def _strays(report: RecoverReport) -> tuple[Path, ...]:
+    from trinity_snap.snapshot.leftovers import strays
+
+    try:
+        return strays()
+    except SnapshotError as error:
+        report.problems.append(f"Whether snapshots of unknown runs are left could not be seen: {error}")
+        return ()
 
 
 def _name(client: DockerClient, container: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -12,14 +12,14 @@ _HELD_OFF = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def signals_held_off() -> Iterator[None]:
+def signals_held_off() -> Iterator[Sequence[int]]:
     """Keep SIGINT, SIGTERM and SIGHUP until the end of the block, then let the first that came do its work.
 
-    In a thread other than the main one this does nothing: Python runs signal handlers in the main thread
-    only.
+    The block gets the numbers of those that have come so far. In a thread other than the main one this does
+    nothing: Python runs signal handlers in the main thread only.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield ()
         return
     came: list[int] = []
 
@@ -28,7 +28,7 @@ def signals_held_off() -> Iterator[None]:
 
     before = {number: signal.signal(number, keep) for number in _HELD_OFF}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -35,8 +35,20 @@ STEPS = (
 )
 """Every step until the views are there, and after. The critical section is from `guardian-ready` to `guardian-released`."""
 
+MOUNT_STEPS = ("before-mount", "mounted", "unmounted")
+"""Further steps of providers whose snapshots have to be mounted."""
+
+HOOK_STEPS = ("hook-noted", "hooks-run", "after-hook-starting", "after-hooks-run")
+"""Mode `hooks` only: before `pause-noted`, and after `all-resumed`."""
+
+STOP_STEPS = ("stop-noted", "first-stopped", "all-stopped", "first-started", "all-started")
+"""Mode `stop` only: after the before-hooks, and before the after-hooks."""
+
 SHIPPING_STEPS = ("shipping", "before-commit", "committed", "shipped")
 """The steps in between, while the views are shipped (`trinity_snap.backup.run`); restores have their own."""
+
+KEEPING_STEPS = ("before-keep", "keep-noted", "half-kept", "kept")
+"""The steps after shipping, if the snapshots are kept on this host."""
 
 
 _once = threading.Lock()

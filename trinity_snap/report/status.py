@@ -40,13 +40,15 @@ class AgentStatus:
 class Status:
     """All agents by name. `source` says what it is drawn from: `repository`, or `runs` (this host's own record).
 
-    `running` is who holds the host at the moment, see `trinity_snap.report.running`.
+    `running` is who holds the host at the moment, see `trinity_snap.report.running`. `local_snapshots` counts those that
+    `trinity-snap rollback` can use.
     """
 
     source: str
     agents: list[AgentStatus]
     warnings: list[str] = field(default_factory=list)
     running: dict[str, object] | None = None
+    local_snapshots: int = 0
 
     @property
     def stale(self) -> list[str]:
@@ -61,6 +63,7 @@ class Status:
             "stale": self.stale,
             "warnings": self.warnings,
             "running": self.running,
+            "local_snapshots": self.local_snapshots,
         }
 
 

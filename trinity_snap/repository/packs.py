@@ -110,7 +110,10 @@ class PackBuffers:
     def take(self) -> mmap.mmap:
         """A buffer for a pack. Wait until one is given back if all are taken."""
         self._left.acquire()
-        return self._free.pop() if self._free else mmap.mmap(-1, _BUFFER_BYTES)
+        try:
+            return self._free.pop()  # asking first whether there is one would be a race
+        except IndexError:
+            return mmap.mmap(-1, _BUFFER_BYTES)
 
     def give_back(self, buffer: mmap.mmap) -> None:
         """Return a buffer that nothing refers to any more."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from blake3 import blake3
 
-from trinity_snap.errors import IntegrityError, ObjectMissing
+from trinity_snap.errors import IntegrityError, ObjectMissing, TargetError
 from trinity_snap.repository.keys import HostSecret
 from trinity_snap.repository.manifest import (
     CHUNK_ID_BYTES,
@@ -32,6 +32,7 @@ from trinity_snap.repository.packs import (
 )
 from trinity_snap.repository.points import PackReference, RecoveryPoint, Volume
 from trinity_snap.repository.sealed import HEADER_BYTES, PACK_MAGIC, Header, parse_header
+from trinity_snap.repository.tables import tables_from_index
 from trinity_snap.targets.protocol import Target
 
 __all__ = ["OpenedPack", "PointReader", "SegmentRead", "open_pack"]
@@ -39,6 +40,7 @@ __all__ = ["OpenedPack", "PointReader", "SegmentRead", "open_pack"]
 _TAIL_BYTES = 64 * 1024
 _CACHE_BYTES = 24 * 1024 * 1024
 _TABLE_READERS = 8
+_HEADER_WITHIN_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,8 @@ def open_pack(
     """
     name = pack_name(digest)
     try:
-        if target.stat(name).size != length:
-            raise IntegrityError(f"{name} does not have the length that it was stored with.")
-        raw_header = target.get_range(name, 0, min(HEADER_BYTES, length))
-        tail = target.get_range(name, max(0, length - _TAIL_BYTES), min(length, _TAIL_BYTES))
+        tail = _range_of_pack(target, name, length, max(0, length - _TAIL_BYTES), min(length, _TAIL_BYTES))
+        raw_header = tail if length <= _TAIL_BYTES else target.get_range(name, 0, HEADER_BYTES)
         sealed_length = table_length(tail[-TRAILER_BYTES:], length, name)
         end = length - TRAILER_BYTES
         if sealed_length + TRAILER_BYTES <= len(tail):
@@ -99,8 +99,34 @@ def open_pack(
     return OpenedPack(name, header, session_key, table, length)
 
 
+def _range_of_pack(target: Target, name: str, pack_bytes: int, offset: int, length: int) -> bytes:
+    """A range of a pack that was stored with `pack_bytes` bytes. Raise IntegrityError if it has another length now.
+
+    That is asked only when the range cannot be had, as it is a request more; a pack that is too long does not end like one.
+    """
+    try:
+        return target.get_range(name, offset, length)
+    except TargetError as error:
+        if not error.transient and target.stat(name).size != pack_bytes:
+            raise IntegrityError(f"{name} does not have the length that it was stored with.") from error
+        raise
+
+
+@dataclass(frozen=True)
+class _PlacedPack:
+    """A pack whose table is known."""
+
+    name: str
+    length: int
+    table: Table
+
+
 class PointReader:
-    """Reads one recovery point. All methods may be called from several threads."""
+    """Reads one recovery point. All methods may be called from several threads.
+
+    At a remote target the tables of packs come from the index where that is quicker, unless `tables_from_packs`: then
+    every pack is looked into before anything is read.
+    """
 
     def __init__(
         self,
@@ -108,14 +134,18 @@ class PointReader:
         host: HostSecret,
         point: RecoveryPoint,
         session_key_of: Callable[[bytes], bytes],
+        *,
+        tables_from_packs: bool = False,
     ) -> None:
         self.point = point
+        self._tables_from_packs = tables_from_packs or not target.read_ahead_bytes
         self._target = target
         self._host = host
         self._session_key_of = session_key_of
         self._chunk_key = host.chunk_id_key
         self._lock = threading.Lock()
-        self._packs: list[OpenedPack] | None = None
+        self._packs: list[_PlacedPack] | None = None
+        self._lengths: dict[str, int] = {}
         self._openers: dict[str, PackOpener] = {}
         self._offsets: list[list[int]] = []
         self._places: dict[bytes, int] = {}
@@ -126,20 +156,10 @@ class PointReader:
 
     # -- places -----------------------------------------------------------------------------------------------------
 
-    def _load(self) -> list[OpenedPack]:
+    def _load(self) -> list[_PlacedPack]:
         with self._lock:
             if self._packs is None:
-                packs: list[OpenedPack] = []
-                with ThreadPoolExecutor(_TABLE_READERS) as pool:
-                    for reference, opened in zip(
-                        self.point.pack_references(),
-                        pool.map(self._open_pack, self.point.pack_references()),
-                        strict=True,
-                    ):
-                        if isinstance(opened, IntegrityError):
-                            self._damaged[pack_name(reference.name)] = str(opened)
-                        else:
-                            packs.append(opened)
+                packs = self._find_tables()
                 places = self._places
                 for number, pack in enumerate(packs):
                     offset = HEADER_BYTES
@@ -152,9 +172,32 @@ class PointReader:
                         for start in range(0, len(ids), CHUNK_ID_BYTES):
                             places[ids[start : start + CHUNK_ID_BYTES]] = place
                     self._offsets.append(offsets)
-                    self._openers[pack.name] = pack.opener()
+                    self._lengths[pack.name] = pack.length
                 self._packs = packs
             return self._packs
+
+    def _find_tables(self) -> list[_PlacedPack]:
+        references = self.point.pack_references()
+        known: dict[bytes, Table] = {}
+        if not self._tables_from_packs:
+            wanted = {bytes.fromhex(reference.name): reference.length for reference in references}
+            known = tables_from_index(self._target, self._host, wanted)
+        packs: list[_PlacedPack] = []
+        others: list[PackReference] = []
+        for reference in references:
+            table = known.get(bytes.fromhex(reference.name))
+            if table is None:
+                others.append(reference)
+            else:
+                packs.append(_PlacedPack(pack_name(reference.name), reference.length, table))
+        with ThreadPoolExecutor(_TABLE_READERS) as pool:
+            for reference, opened in zip(others, pool.map(self._open_pack, others), strict=True):
+                if isinstance(opened, IntegrityError):
+                    self._damaged[pack_name(reference.name)] = str(opened)
+                else:
+                    self._openers[opened.name] = opened.opener()
+                    packs.append(_PlacedPack(opened.name, opened.length, opened.table))
+        return packs
 
     def _open_pack(self, reference: PackReference) -> OpenedPack | IntegrityError:
         try:
@@ -227,8 +270,53 @@ class PointReader:
 
     def read_segment(self, read: SegmentRead) -> bytes | memoryview:
         """The data of a segment, opened and decompressed. The chunks in it are not compared with their ids yet."""
-        sealed = self._target.get_range(read.pack, read.offset, read.length)
-        return self._openers[read.pack].open_segment(sealed, read.number, read.data_length)
+        (data,) = self.read_span([read])
+        if isinstance(data, IntegrityError):
+            raise data
+        return data
+
+    def read_span(self, reads: Sequence[SegmentRead]) -> list[bytes | memoryview | IntegrityError]:
+        """The data of segments of one pack, in the order of their places, fetched in one piece with what lies between.
+
+        A damaged segment gives its error. Raise what the storage raises.
+        """
+        first, last = reads[0], reads[-1]
+        pack, begin, end = first.pack, first.offset, last.offset + last.length
+        opener = self._openers.get(pack)
+        if opener is None and begin <= _HEADER_WITHIN_BYTES:
+            begin = 0  # the header comes with it
+        try:
+            sealed = _range_of_pack(self._target, pack, self._lengths[pack], begin, end - begin)
+            if opener is None:
+                opener = self._opener(pack, sealed if not begin else self._target.get_range(pack, 0, HEADER_BYTES))
+        except ObjectMissing as error:
+            raise IntegrityError(f"{pack} is missing from the repository.") from error
+        found: list[bytes | memoryview | IntegrityError] = []
+        with memoryview(sealed) as view:
+            for read in reads:
+                start = read.offset - begin
+                try:
+                    with view[start : start + read.length] as one:
+                        found.append(opener.open_segment(one, read.number, read.data_length))
+                except IntegrityError as error:
+                    found.append(error)
+        return found
+
+    def _opener(self, pack: str, raw_header: bytes) -> PackOpener:
+        header = parse_header(raw_header, PACK_MAGIC, self._host.repository_id, pack)
+        opener = PackOpener(header, self._session_key_of(header.session_id), pack)
+        self._openers[pack] = opener
+        return opener
+
+    @property
+    def parallel_gets(self) -> int:
+        """How many spans are best read at once."""
+        return self._target.parallel_gets
+
+    @property
+    def read_ahead_bytes(self) -> int:
+        """How long a span may be; 0: one segment each."""
+        return self._target.read_ahead_bytes
 
     def _cached_segment(self, read: SegmentRead) -> bytes | memoryview:
         key = (read.pack, read.number)

@@ -213,9 +213,9 @@ class Repository:
             raise PointMissing(f"Recovery point {point.id} is one of agent {point.agent!r}, not of {agent!r}.")
         return point
 
-    def reader(self, point: RecoveryPoint) -> PointReader:
-        """What reads the entries and data of a point."""
-        return PointReader(self.target, self.host, point, self.session_key)
+    def reader(self, point: RecoveryPoint, *, tables_from_packs: bool = False) -> PointReader:
+        """What reads the entries and data of a point, and with `tables_from_packs` first looks into each of its packs."""
+        return PointReader(self.target, self.host, point, self.session_key, tables_from_packs=tables_from_packs)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from secrets import randbits
 
@@ -42,6 +42,7 @@ _GROUP_BYTES = 1024 * 1024
 _OWN_SEGMENT_BYTES = 256 * 1024
 _OPEN_PACKS = 2
 _WORKERS = 2
+_SPARE_BUFFERS = _OPEN_PACKS + 1
 _SEGMENTS_IN_FLIGHT = 6
 _PACKS_PER_INDEX = 64
 _CHUNKS_PER_INDEX = 1 << 16
@@ -94,6 +95,7 @@ class Session:
         self._chunk_key = host.chunk_id_key
         self.bytes_stored = 0
         self.chunks_stored = 0
+        self._lock = threading.Lock()
         self._put(
             f"sessions/{self.session_id.hex()}",
             seal_session(self._key, host.repository_id, self.session_id, recipients, host.mac_key),
@@ -113,10 +115,11 @@ class Session:
         self._tally = Tally()
         self._files, self._manifests = _Group(), _Group()
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="seal")
-        self._uploader = ThreadPoolExecutor(1, thread_name_prefix="upload")
+        self._uploaders = ThreadPoolExecutor(target.parallel_puts, thread_name_prefix="upload")
+        self._uploads: set[Future[None]] = set()
         self._in_flight = threading.BoundedSemaphore(_SEGMENTS_IN_FLIGHT)
         self._futures: deque[Future[None]] = deque()
-        self._buffers = PackBuffers()
+        self._buffers = PackBuffers(_SPARE_BUFFERS + target.parallel_puts)
         self._open = [self._new_pack() for _ in range(_OPEN_PACKS)]
         self._open_lock = threading.Lock()
         self._stored: deque[tuple[bytes, int, Table]] = deque()
@@ -223,7 +226,10 @@ class Session:
     def _close_pack(self, pack: PackBuilder) -> None:
         sealed = pack.finish()
         if sealed is not None:
-            self._uploader.submit(self._upload, sealed)
+            upload = self._uploaders.submit(self._upload, sealed)
+            with self._lock:
+                self._uploads.add(upload)
+            upload.add_done_callback(self._uploaded)
 
     def _upload(self, pack: SealedPack) -> None:
         try:
@@ -235,6 +241,10 @@ class Session:
         finally:
             pack.data.release()
             self._buffers.give_back(pack.buffer)
+
+    def _uploaded(self, upload: Future[None]) -> None:
+        with self._lock:
+            self._uploads.discard(upload)
 
     def _new_pack(self) -> PackBuilder:
         return PackBuilder(self._host.repository_id, self.session_id, self._key, self._buffers)
@@ -250,7 +260,9 @@ class Session:
             closing, self._open = self._open, [self._new_pack() for _ in range(_OPEN_PACKS)]
         for pack in closing:
             self._close_pack(pack)
-        self._uploader.submit(lambda: None).result()
+        with self._lock:
+            uploads = list(self._uploads)
+        wait(uploads)
         self._settle()
         self._write_index()
         self.index.save()
@@ -280,7 +292,7 @@ class Session:
         if self._failure is None:
             self._failure = RuntimeError("the session is closed")
         self._workers.shutdown(wait=True)
-        self._uploader.shutdown(wait=True)
+        self._uploaders.shutdown(wait=True)
         self.index.close()
 
     def __enter__(self) -> Session:
@@ -318,7 +330,8 @@ class Session:
 
     def _put(self, name: str, data: bytes | memoryview) -> None:
         self._target.put_if_absent(name, data)
-        self.bytes_stored += len(data)
+        with self._lock:
+            self.bytes_stored += len(data)
 
 
 def read_index(data: bytes, host: HostSecret, name: str) -> list[_IndexedPack]:

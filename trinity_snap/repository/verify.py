@@ -82,7 +82,7 @@ def verify(
     report.packs_checked = len(references)
     progress.stage("checking recovery points (points)", len(points))
     for point in points:
-        reader = repository.reader(point)
+        reader = repository.reader(point, tables_from_packs=True)
         report.damaged_objects.update(reader.damaged_packs)
         verdict = PointVerdict(point.id, point.agent)
         verdict.problems += [f"{reason}" for reason in reader.damaged_packs.values()]

@@ -14,7 +14,7 @@ from trinity_snap.restore.journal import HeldState
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["container_exists", "create_container", "start_again", "stop", "users_of"]
+__all__ = ["action_for", "container_exists", "create_container", "start_again", "stop", "users_of"]
 
 _STOP_SECONDS = 30
 _RUNNING = frozenset(("running", "restarting"))
@@ -86,6 +86,15 @@ def start_again(docker: DockerClient, containers: Sequence[HeldState]) -> list[s
         except (APIError, OSError) as error:
             failed.append(f"{held.name}: {_reason(error)}")
     return failed
+
+
+def action_for(held: HeldState) -> str:
+    """What happens to a container, in words for a plan; empty for one that does not run."""
+    if held.state in ("running", "restarting"):
+        return "stopped, then started"
+    if held.state == "paused":
+        return "stopped, then started and paused"
+    return ""
 
 
 def container_exists(docker: DockerClient, name: str) -> bool:

@@ -13,60 +13,101 @@ from trinity_snap.restore.source import PointSource, SegmentRead
 
 __all__ = ["Layout", "SegmentStream", "chunk_lengths"]
 
-_THREADS = 2
 _AHEAD_BYTES = 16 * 1024 * 1024
 _AHEAD_SEGMENTS = 8
+_GAP_BYTES = 512 * 1024
+_LEAST_SPAN_BYTES = 1024 * 1024
 _KEPT_BYTES = 24 * 1024 * 1024
 
 Segment = bytes | memoryview
+_Span = list[SegmentRead]
+_Spanned = list[Segment | IntegrityError]
 
 
 class SegmentStream:
     """Gives decoded segments in the order asked for, while worker threads fetch and decode the next ones.
 
-    Segments of which only a part was wanted are kept for a while, as their other chunks are likely to be wanted soon.
-    Memory is bounded: some 16 MiB ahead and 24 MiB kept, whatever is read.
+    Where a request costs more than what it brings, neighbouring segments are fetched in one. Segments of which only a
+    part was wanted are kept for a while, as their other chunks are likely to be wanted soon. Memory is bounded, whatever
+    is read: some 16 MiB ahead, or one span for each request that may go on at once, and 24 MiB kept.
     """
 
     def __init__(self, source: PointSource) -> None:
         self._source = source
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="segments")
+        self._span_bytes = source.read_ahead_bytes
+        self._requests = source.parallel_gets
+        self._ahead_spans = self._requests if self._span_bytes else _AHEAD_SEGMENTS
+        self._ahead_bytes = self._requests * self._span_bytes if self._span_bytes else _AHEAD_BYTES
+        self._pool = ThreadPoolExecutor(self._requests, thread_name_prefix="segments")
         self._kept: OrderedDict[tuple[str, int], Segment] = OrderedDict()
         self._kept_bytes = 0
 
     def read(self, reads: Sequence[SegmentRead]) -> Iterator[tuple[SegmentRead, Segment | IntegrityError]]:
         """Each segment, decoded, or why it cannot be read. Other errors of the storage are raised."""
-        waiting: deque[tuple[SegmentRead, Future[Segment] | Segment]] = deque()
+        # Of a small restore, too, every request that may go on at once has its part.
+        share = sum(read.length for read in reads) // self._requests
+        self._span_bytes = min(self._source.read_ahead_bytes, max(share, _LEAST_SPAN_BYTES))
+        waiting: deque[tuple[_Span, Future[_Spanned] | Segment]] = deque()
         ahead = 0
         position = 0
         try:
             while position < len(reads) or waiting:
                 while position < len(reads) and (
-                    not waiting or (ahead < _AHEAD_BYTES and len(waiting) < _AHEAD_SEGMENTS)
+                    not waiting or (ahead < self._ahead_bytes and len(waiting) < self._ahead_spans)
                 ):
-                    read = reads[position]
-                    position += 1
-                    ahead += read.data_length
-                    kept = self._kept.pop((read.pack, read.offset), None)
+                    span = self._span(reads, position)
+                    position += len(span)
+                    ahead += _data_bytes(span)
+                    kept = self._kept.pop((span[0].pack, span[0].offset), None)
                     if kept is not None:
                         self._kept_bytes -= len(kept)
-                        waiting.append((read, kept))
+                        waiting.append((span, kept))
                     else:
-                        waiting.append((read, self._pool.submit(self._source.read_segment, read)))
-                read, segment = waiting.popleft()
-                ahead -= read.data_length
-                if isinstance(segment, Future):
-                    try:
-                        segment = segment.result()
-                    except (IntegrityError, ObjectMissing) as error:
-                        yield read, IntegrityError(str(error))
-                        continue
-                self._keep(read, segment)
-                yield read, segment
+                        waiting.append((span, self._pool.submit(self._source.read_span, span)))
+                span, spanned = waiting.popleft()
+                yield from self._give(span, spanned)
+                ahead -= _data_bytes(span)
         finally:
             for _, left in waiting:
                 if isinstance(left, Future):
                     left.cancel()
+
+    def _span(self, reads: Sequence[SegmentRead], position: int) -> _Span:
+        """The reads from `position` on that are fetched in one request. One that is kept stands for itself."""
+        first = reads[position]
+        span = [first]
+        if not self._span_bytes or (first.pack, first.offset) in self._kept:
+            return span
+        data = first.data_length
+        for number in range(position + 1, len(reads)):
+            read = reads[number]
+            gap = read.offset - span[-1].offset - span[-1].length
+            data += read.data_length
+            if (
+                read.pack != first.pack
+                or not 0 <= gap <= _GAP_BYTES
+                or read.offset + read.length - first.offset > self._span_bytes
+                or data > 2 * self._span_bytes
+                or (read.pack, read.offset) in self._kept
+            ):
+                break
+            span.append(read)
+        return span
+
+    def _give(
+        self, span: _Span, spanned: Future[_Spanned] | Segment
+    ) -> Iterator[tuple[SegmentRead, Segment | IntegrityError]]:
+        if isinstance(spanned, Future):
+            try:
+                segments = spanned.result()
+            except (IntegrityError, ObjectMissing) as error:
+                segments = [IntegrityError(str(error))] * len(span)
+        else:
+            segments = [spanned]
+        for read, segment in zip(span, segments, strict=True):
+            if not isinstance(segment, IntegrityError):
+                self._keep(read, segment)
+            yield read, segment
 
     def _keep(self, read: SegmentRead, segment: Segment) -> None:
         if sum(length for _, _, length in read.chunks) >= len(segment) or len(segment) > _KEPT_BYTES // 4:
@@ -79,6 +120,10 @@ class SegmentStream:
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _data_bytes(span: _Span) -> int:
+    return sum(read.data_length for read in span)
 
 
 def chunk_lengths(source: PointSource, ids: Iterable[bytes]) -> dict[bytes, int]:

@@ -15,8 +15,9 @@ from trinity_snap.restore.metadata import differences, read_xattrs
 from trinity_snap.restore.names import is_ours
 from trinity_snap.restore.order import checked_order
 from trinity_snap.restore.source import PointSource
+from trinity_snap.restore.system import is_snapshot_store
 
-__all__ = ["Difference", "compare_trees"]
+__all__ = ["Difference", "compare_trees", "link_groups", "walk_live"]
 
 _NO_GROUP: frozenset[bytes] = frozenset()
 
@@ -61,12 +62,12 @@ def _compare(
     source: PointSource, entries: Callable[[], Iterable[Entry]], cache: DirectoryCache, content: bool
 ) -> Difference:
     wanted_groups = _wanted_groups(entries())
-    live_groups = _live_groups(cache)
+    live_groups = link_groups(cache)
     result = Difference()
     above: list[Entry] = []
     skip_live: bytes | None = None
     new: bytes | None = None  # the path being added or replaced; all below it is new
-    live = _walk(cache)
+    live = walk_live(cache)
     have = next(live, None)
 
     rewritten: set[bytes] = set()
@@ -170,11 +171,11 @@ def _wanted_groups(entries: Iterable[Entry]) -> dict[bytes, frozenset[bytes]]:
     return {first: frozenset(names) for first, names in groups.items()}
 
 
-def _live_groups(cache: DirectoryCache) -> dict[bytes, frozenset[bytes]]:
+def link_groups(cache: DirectoryCache) -> dict[bytes, frozenset[bytes]]:
     """Of each live file with several names: each name to all names in the tree."""
     groups: dict[int, set[bytes]] = {}
     links: dict[int, int] = {}
-    for path, found in _walk(cache):
+    for path, found in walk_live(cache):
         if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
             groups.setdefault(found.st_ino, set()).add(path)
             links[found.st_ino] = found.st_nlink
@@ -187,14 +188,15 @@ def _live_groups(cache: DirectoryCache) -> dict[bytes, frozenset[bytes]]:
     return result
 
 
-def _walk(cache: DirectoryCache) -> Iterator[tuple[bytes, os.stat_result]]:
+def walk_live(cache: DirectoryCache) -> Iterator[tuple[bytes, os.stat_result]]:
     """The live tree in manifest order, without what restores themselves keep at its top."""
     holder, name = cache.place(b"")
     root = os.stat(name, dir_fd=holder, follow_symlinks=False)
     yield b"", root
     if not stat.S_ISDIR(root.st_mode):
         return
-    top = [each for each in list_names(cache.get(b"")) if not is_ours(each)]
+    at_top = cache.get(b"")
+    top = [each for each in list_names(at_top) if not is_ours(each) and not is_snapshot_store(each, at_top)]
     stack: list[tuple[bytes, list[bytes]]] = [(b"", sorted(top, reverse=True))]
     while stack:
         directory, names = stack[-1]

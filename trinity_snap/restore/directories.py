@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from trinity_snap.errors import IntegrityError
+from trinity_snap.restore.system import destroy_subvolume, identity, is_mounted
 
 __all__ = [
     "OPEN_DIRECTORY",
@@ -135,8 +136,8 @@ def remove_tree(holder: int, name: bytes, keep: Callable[[bytes], bool] | None =
     """Remove `name` in the directory `holder` and all below it; say whether there was anything.
 
     Links are removed, never followed, and nothing on another filesystem is touched: a mount point inside raises OSError
-    (EBUSY). `keep` spares entries at the top by name; the top directory then stays. Any depth is fine: deep directories
-    are moved up and emptied there.
+    (EBUSY). Subvolumes of btrfs are removed like directories. `keep` spares entries at the top by name; the top directory
+    then stays. Any depth is fine: deep directories are moved up and emptied there.
     """
     found = lstat_or_none(name, holder)
     if found is None:
@@ -147,15 +148,24 @@ def remove_tree(holder: int, name: bytes, keep: Callable[[bytes], bool] | None =
     top = os.open(name, OPEN_DIRECTORY, dir_fd=holder)
     try:
         _empty(top, top, found.st_dev, 0, keep)
-        if keep is None:
-            # What was moved up was put behind the listing; a second round finds it.
-            while os.listdir(top):
-                _empty(top, top, found.st_dev, 0, None)
+        while keep is None and _empty_again(top, found.st_dev):
+            pass
     finally:
         os.close(top)
     if keep is None:
         os.rmdir(name, dir_fd=holder)
     return True
+
+
+def _empty_again(top: int, device: int) -> bool:
+    """Empty a directory of what was moved up to it; btrfs shows that only to who opens it anew. Say if there was any."""
+    again = os.open(b".", OPEN_DIRECTORY, dir_fd=top)
+    try:
+        found = bool(os.listdir(again))
+        _empty(again, again, device, 0, None)
+        return found
+    finally:
+        os.close(again)
 
 
 def _empty(directory: int, top: int, device: int, depth: int, keep: Callable[[bytes], bool] | None) -> None:
@@ -172,9 +182,27 @@ def _empty(directory: int, top: int, device: int, depth: int, keep: Callable[[by
             continue
         inner = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
         try:
-            if os.fstat(inner).st_dev != device:
-                raise OSError(errno.EBUSY, "a mount point is in the way", shown(name))
+            found = os.fstat(inner)
+            if found.st_dev != device:
+                _remove_subvolume(directory, name, inner, found)
+                continue
             _empty(inner, top, device, depth + 1, None)
         finally:
             os.close(inner)
         os.rmdir(name, dir_fd=directory)
+
+
+def _remove_subvolume(directory: int, name: bytes, inner: int, found: os.stat_result) -> None:
+    """Remove what is on another device than the directory that it is in: a subvolume; a mount point is refused."""
+    identity_of = identity(name, directory)
+    if identity_of is None or identity_of >= 0 or is_mounted(os.readlink(b"/proc/self/fd/%d" % inner)):
+        raise OSError(errno.EBUSY, "a mount point is in the way", shown(name))
+    try:
+        destroy_subvolume(name, directory)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        _empty(inner, inner, found.st_dev, 0, None)
+        while _empty_again(inner, found.st_dev):
+            pass
+        destroy_subvolume(name, directory)

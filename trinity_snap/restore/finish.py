@@ -23,6 +23,7 @@ __all__ = [
     "KeptData",
     "ResumedRestore",
     "apply_all",
+    "close_journal",
     "keep_previous",
     "list_kept",
     "release",
@@ -91,7 +92,12 @@ def apply_all(journal: RestoreJournal, state_dir: Path) -> None:
 
 
 def keep_previous(journal: RestoreJournal, state_dir: Path) -> list[Path]:
-    """Give the holders, which have the previous data now, their last name; remove those that have none. Raise RestoreError."""
+    """Give the holders, which have the previous data now, their last name; remove those that have none. Raise RestoreError.
+
+    What is to be discarded stays until `close_journal`: the containers have waited long enough.
+    """
+    if journal.discard:
+        return []
     kept = []
     try:
         for volume in journal.volumes:
@@ -110,6 +116,21 @@ def keep_previous(journal: RestoreJournal, state_dir: Path) -> list[Path]:
     journal.save(state_dir)
     step("restore.previous-kept")
     return kept
+
+
+def close_journal(journal: RestoreJournal, state_dir: Path) -> None:
+    """End a restore whose data is in place and whose containers run: discard what is not kept. Raise OSError."""
+    step("restore.closing")
+    if journal.discard:
+        for volume in journal.volumes:
+            if os.path.lexists(volume.holder):
+                _remove(Path(volume.holder))
+    journal.phase = "kept"
+    if any(volume.kept for volume in journal.volumes):
+        journal.save(state_dir)
+        journal.forget_operations(state_dir)
+    else:
+        journal.remove(state_dir)
 
 
 # -- back ---------------------------------------------------------------------------------------------------------------
@@ -201,12 +222,7 @@ def _resume(journal: RestoreJournal, state_dir: Path, docker: DockerClient | Non
     keep_previous(journal, state_dir)
     failed = start_again(docker, journal.containers) if docker is not None else []
     if not failed:
-        journal.phase = "kept"
-        if any(volume.kept for volume in journal.volumes):
-            journal.save(state_dir)
-            journal.forget_operations(state_dir)
-        else:
-            journal.remove(state_dir)
+        close_journal(journal, state_dir)
     return "finished", failed
 
 

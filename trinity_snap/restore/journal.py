@@ -16,9 +16,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trinity_snap.durable import fsync_directory, make_directory_durably, write_file_durably
-from trinity_snap.errors import RestoreError
+from trinity_snap.errors import RestoreError, RestoreRefused
 
-__all__ = ["PHASES", "STEPS", "HeldState", "RestoreJournal", "VolumeSwap", "journals", "owned", "timestamp"]
+__all__ = [
+    "PHASES",
+    "STEPS",
+    "HeldState",
+    "RestoreJournal",
+    "VolumeSwap",
+    "journals",
+    "owned",
+    "refuse_unfinished",
+    "timestamp",
+]
 
 PHASES = ("staging", "swapping", "starting", "kept")
 """staging: live data is untouched. swapping: it may be half done. starting: new data is live. kept: all is done."""
@@ -40,6 +50,7 @@ STEPS = (
     "restore.swapped",
     "restore.previous-kept",
     "restore.started",
+    "restore.closing",
 )
 """Where a crash could interrupt a restore, about in the order of a run; for tests (`trinity_snap.quiesce.steps`)."""
 
@@ -71,7 +82,10 @@ class VolumeSwap:
 
 @dataclass
 class RestoreJournal:
-    """One restore that swaps data."""
+    """One restore or rollback that swaps data.
+
+    `point` is what the new data is from: a recovery point, or a local snapshot. With `discard` the previous data is not kept.
+    """
 
     id: str
     agent: str
@@ -81,6 +95,7 @@ class RestoreJournal:
     containers: list[HeldState] = field(default_factory=list)
     volumes: list[VolumeSwap] = field(default_factory=list)
     version: int = 1
+    discard: bool = False
 
     def save(self, state_dir: Path) -> None:
         """Write the journal durably. Raise RestoreError."""
@@ -133,6 +148,17 @@ def journals(state_dir: Path) -> list[RestoreJournal]:
                 next_step="Look at what it says, put right what it names, and remove it.",
             ) from error
     return sorted(found, key=lambda journal: journal.started)
+
+
+def refuse_unfinished(state_dir: Path) -> None:
+    """Raise RestoreRefused if a restore or rollback did not end."""
+    for journal in journals(state_dir):
+        if journal.phase != "kept":
+            raise RestoreRefused(
+                f"An earlier restore or rollback of {journal.agent} ({journal.id}) did not end.",
+                untouched="Nothing was changed.",
+                next_step="Run `trinity-snap recover` first.",
+            )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Exchanging what is live with what was restored beside it: a list of renames that can be finished or undone at any time.
 
-Every operation knows the inode of what it moves, so that after a crash each one can tell by itself whether it was
-done. The list is on disk before the first rename.
+Every operation knows the inode of what it moves (`trinity_snap.restore.system.identity`), so that after a crash each one can
+tell by itself whether it was done. The list is on disk before the first rename.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from trinity_snap.restore.directories import (
 )
 from trinity_snap.restore.metadata import Losses, MetadataSetter, read_xattrs
 from trinity_snap.restore.names import STAGED
-from trinity_snap.restore.system import exchange, rename_new
+from trinity_snap.restore.system import exchange, identity, rename_new
 
 __all__ = ["Operation", "Swap", "directory_state", "entry_state", "read_operations", "write_operations"]
 
@@ -36,7 +37,8 @@ State = dict[str, Any]  # JSON: mode, uid, gid, mtime_ns, xattrs
 class Operation:
     """One step. `path` is relative to the live tree; the restored one has it at the same path.
 
-    - `exchange`: the live and the restored entry change places; `inode` is the restored one's.
+    - `exchange`: the live and the restored entry change places; `inode` is the restored one's. XFS gives directories a new time
+      when they are exchanged, so `before` and `after` have those of directories.
     - `add`: the restored entry (`inode`) goes where nothing is.
     - `remove`: the live entry (`inode`) goes where the restored tree has nothing.
     - `directory`: a live directory gets the metadata `after`; it had `before`.
@@ -131,6 +133,7 @@ class Swap:
                 self._finish_aside(path)
             else:
                 self._exchange(path)
+            self._keep_time(path, operation.after)
         elif operation.kind == "add":
             if self._inode(self.live, path) != operation.inode:
                 self._move(self.staged, self.live, path)
@@ -148,6 +151,7 @@ class Swap:
             if self._inode(self.live, path) == operation.inode:
                 self._finish_aside(path)
                 self._exchange(path)
+                self._keep_time(path, operation.before)
             elif self._inode(self.live, path) is None:
                 os.rename(
                     _ASIDE,
@@ -173,6 +177,15 @@ class Swap:
             os.rename(live_name, _ASIDE, src_dir_fd=live, dst_dir_fd=self._holder)
         os.rename(staged_name, live_name, src_dir_fd=staged, dst_dir_fd=live)
         self._finish_aside(path)
+
+    def _keep_time(self, path: bytes, state: State | None) -> None:
+        """Give a live directory the time that it has in `state`, if that says one."""
+        if state is not None:
+            directory, name = self.live.place(path)
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode) and found.st_mtime_ns != state["mtime_ns"]:
+                times = (found.st_atime_ns, state["mtime_ns"])
+                os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
 
     def _finish_aside(self, path: bytes) -> None:
         if lstat_or_none(_ASIDE, self._holder) is not None:
@@ -203,8 +216,7 @@ class Swap:
             directory, name = cache.place(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        found = lstat_or_none(name, directory)
-        return None if found is None else found.st_ino
+        return identity(name, directory)
 
     def _forget(self, path: bytes) -> None:
         """Descriptors of directories that were moved no longer belong to their paths."""

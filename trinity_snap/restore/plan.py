@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trinity_snap.repository.points import RecoveryPoint, Volume
+from trinity_snap.restore.containers import action_for
 from trinity_snap.restore.directories import shown
 from trinity_snap.restore.journal import HeldState
 from trinity_snap.restore.volumes import VolumeTarget
@@ -48,6 +49,11 @@ class VolumePlan:
     replaced: int = 0
     removed: int = 0
     kept: int = 0
+
+    @property
+    def kind(self) -> str:
+        """`volume` or `path`."""
+        return self.volume.kind
 
     def to_json(self) -> dict[str, Any]:
         """As `--json` shows it."""
@@ -132,6 +138,16 @@ class RestorePlan:
     options: Mapping[str, bool] = field(default_factory=dict)
 
     @property
+    def origin(self) -> str:
+        """The recovery point's id."""
+        return self.point.id
+
+    @property
+    def discards(self) -> bool:
+        """Whether the previous data is removed at once: a restore keeps it."""
+        return False
+
+    @property
     def enough_space(self) -> bool:
         """Whether every filesystem has room."""
         return all(space.enough for space in self.space)
@@ -150,7 +166,7 @@ class RestorePlan:
             "as": self.as_name,
             "volumes": [volume.to_json() for volume in self.volumes],
             "containers": [
-                {"name": held.name, "state": held.state, "action": _action(held)} for held in self.containers
+                {"name": held.name, "state": held.state, "action": action_for(held)} for held in self.containers
             ],
             "create_container": self.create_container or None,
             "files": sum(volume.files for volume in self.volumes),
@@ -169,7 +185,7 @@ class RestorePlan:
         lines = [f"{head} ({point.consistency}, host {point.host})"]
         lines += [f"  {volume.line()}" for volume in self.volumes]
         for held in self.containers:
-            action = _action(held)
+            action = action_for(held)
             if action:
                 lines.append(f"  container {held.name} ({held.state}): {action}")
         if self.create_container:
@@ -183,14 +199,6 @@ class RestorePlan:
             )
         lines += [f"  warning: {warning}" for warning in self.warnings]
         return lines
-
-
-def _action(held: HeldState) -> str:
-    if held.state in ("running", "restarting"):
-        return "stopped, then started"
-    if held.state == "paused":
-        return "stopped, then started and paused"
-    return ""
 
 
 def human(amount: int) -> str:

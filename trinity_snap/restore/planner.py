@@ -15,7 +15,7 @@ from trinity_snap.repository.points import RecoveryPoint, Volume
 from trinity_snap.restore.containers import container_exists, users_of
 from trinity_snap.restore.difference import compare_trees
 from trinity_snap.restore.directories import check_path, shown
-from trinity_snap.restore.journal import HeldState, journals
+from trinity_snap.restore.journal import HeldState, refuse_unfinished
 from trinity_snap.restore.names import new_restore_id
 from trinity_snap.restore.plan import How, Mode, RestorePlan, Space, VolumePlan, measure_space
 from trinity_snap.restore.selection import ancestors, outermost, select_paths
@@ -88,7 +88,7 @@ def plan_restore(
                 {volume.name for volume in volumes if volume.volume.kind != "path"},
                 [volume.live for volume in volumes if volume.live is not None and volume.exists],
             )
-        _refuse_unfinished(state_dir, volumes)
+        refuse_unfinished(state_dir)
     create = ""
     if containers:
         create = _container_to_create(point, docker, warnings)
@@ -324,16 +324,6 @@ def _container_to_create(point: RecoveryPoint, docker: DockerClient | None, warn
     if not _NAME.fullmatch(name):
         raise IntegrityError(f"The recovery point has a container with the impossible name {name!r}.")
     return "" if container_exists(docker, name) else name
-
-
-def _refuse_unfinished(state_dir: Path, volumes: Sequence[VolumePlan]) -> None:
-    for journal in journals(state_dir):
-        if journal.phase != "kept":
-            raise RestoreRefused(
-                f"An earlier restore of {journal.agent} ({journal.id}) did not end.",
-                untouched="Nothing was changed.",
-                next_step="Run `trinity-snap recover` first.",
-            )
 
 
 def _count(entries: Iterable[Entry]) -> tuple[int, int, int]:

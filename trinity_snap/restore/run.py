@@ -12,13 +12,17 @@ from trinity_snap.durable import make_directory_durably
 from trinity_snap.errors import IntegrityError, RestoreError, RestoreRefused
 from trinity_snap.progress import NullProgress, Progress
 from trinity_snap.repository.manifest import Entry
-from trinity_snap.restore.directories import remove_tree
+from trinity_snap.repository.points import Volume
+from trinity_snap.restore.containers import create_container
+from trinity_snap.restore.difference import Difference, compare_trees
+from trinity_snap.restore.directories import OPEN_DIRECTORY, remove_tree
+from trinity_snap.restore.names import STAGED
 from trinity_snap.restore.plan import RestorePlan, VolumePlan, human
 from trinity_snap.restore.result import RestoreResult, make_result
-from trinity_snap.restore.selection import select_paths
+from trinity_snap.restore.selection import select_paths, select_units
 from trinity_snap.restore.signals import Interrupted, Interruption
 from trinity_snap.restore.source import PointSource, Repository
-from trinity_snap.restore.swap import swap_in
+from trinity_snap.restore.swap import Part, swap_in
 from trinity_snap.restore.tree import TreeResult
 from trinity_snap.restore.write import damage, write_and_check
 
@@ -56,13 +60,77 @@ def execute(
             if plan.mode == "directory":
                 written = _into_directory(plan, reader, progress)
                 return make_result(plan, written, started, 0.0, (), "", ())
-            return swap_in(plan, reader, docker, progress, interruption, started)
+            return _over_live(plan, reader, docker, progress, interruption, started)
         except Interrupted as error:
             if error.number == signal.SIGINT:
                 raise KeyboardInterrupt from error
             raise RestoreError(
                 f"The restore was stopped by {error}.", untouched="What was live is as it was."
             ) from error
+
+
+def _over_live(
+    plan: RestorePlan,
+    reader: PointSource,
+    docker: DockerClient | None,
+    progress: Progress,
+    interruption: Interruption,
+    started: float,
+) -> RestoreResult:
+    of_name = {volume.name: volume for volume in plan.volumes}
+    results: list[TreeResult] = []
+
+    def write(part: Part) -> None:
+        results.append(_write(part, of_name[part.plan.name], reader, progress))
+
+    swapped = swap_in(plan, docker, interruption, write)
+    created = ""
+    with interruption.deferred():
+        if plan.create_container and plan.point.container and docker is not None:
+            create_container(docker, plan.point.container, plan.create_container)
+            created = plan.create_container
+    return make_result(plan, results, started, swapped.downtime_seconds, swapped.previous, created, swapped.notes)
+
+
+def _write(part: Part, plan: VolumePlan, reader: PointSource, progress: Progress) -> TreeResult:
+    volume = plan.volume
+    entries: Callable[[], Iterable[Entry]] = lambda: reader.entries(volume)  # noqa: E731
+    if part.how == "paths":
+        entries = lambda: select_paths(reader, volume, plan.paths)  # noqa: E731
+    elif part.how == "in_place":
+        part.difference = _compare(part, volume, reader)
+        units = frozenset((*part.difference.add, *part.difference.replace))
+        entries = lambda: select_units(reader, volume, units, reader.entries(volume))  # noqa: E731
+        if not units:
+            return TreeResult()
+    holder = os.open(part.holder, OPEN_DIRECTORY)
+    try:
+        result = write_and_check(
+            reader, holder, STAGED, plan.name, entries, progress,
+            devices=part.how != "paths", total=plan.bytes, damaged_is_fatal=True,
+        )  # fmt: skip
+        os.fsync(holder)
+        return result
+    finally:
+        os.close(holder)
+
+
+def _compare(part: Part, volume: Volume, reader: PointSource) -> Difference:
+    parent = os.open(part.live.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return compare_trees(
+            reader,
+            lambda: reader.entries(volume),
+            parent,
+            os.fsencode(part.live.name),
+            content=True,
+        )
+    except OSError as error:
+        raise RestoreError(
+            f"{part.live} cannot be compared with the recovery point: {error.strerror or error}."
+        ) from error
+    finally:
+        os.close(parent)
 
 
 def _into_directory(plan: RestorePlan, reader: PointSource, progress: Progress) -> list[TreeResult]:

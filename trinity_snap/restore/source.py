@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
+from trinity_snap.errors import IntegrityError
 from trinity_snap.repository.manifest import Entry
 from trinity_snap.repository.points import RecoveryPoint, Volume
 from trinity_snap.repository.reader import SegmentRead
@@ -24,8 +25,19 @@ class PointSource(Protocol):
     def plan_reads(self, ids: Iterable[bytes]) -> Sequence[SegmentRead]:
         """The segments that hold these chunks, each once, ordered by pack and place. Raise IntegrityError if one is in none."""
 
-    def read_segment(self, read: SegmentRead) -> bytes | memoryview:
-        """The decoded segment. Safe to call from several threads. Its chunks are not compared with their ids yet."""
+    @property
+    def parallel_gets(self) -> int:
+        """How many spans are best read at once."""
+
+    @property
+    def read_ahead_bytes(self) -> int:
+        """How long a span may be; 0: one segment each."""
+
+    def read_span(self, reads: Sequence[SegmentRead]) -> list[bytes | memoryview | IntegrityError]:
+        """The decoded segments of one pack, fetched in one piece, or why one is damaged. Safe to call from several threads.
+
+        Their chunks are not compared with their ids yet.
+        """
 
     def chunk_id(self, data: bytes | memoryview) -> bytes:
         """The id that these bytes have."""

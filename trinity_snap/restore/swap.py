@@ -1,73 +1,146 @@
-"""Restoring over what is live: put together beside it, check, stop, exchange, start, keep what was there."""
+"""Replacing what is live: put together beside it, stop, exchange, start, and keep what was there or let go of it.
+
+What is put together, and from what, is the caller's business: a restore takes it from a recovery point, a rollback from a
+local snapshot.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from trinity_snap.durable import make_directory_durably
 from trinity_snap.errors import LeftQuiesced, RestoreError, TrinitySnapError
-from trinity_snap.progress import Progress
 from trinity_snap.quiesce.steps import step
 from trinity_snap.repository.manifest import Entry
-from trinity_snap.restore.containers import create_container, start_again, stop, users_of
-from trinity_snap.restore.difference import Difference, compare_trees
-from trinity_snap.restore.directories import OPEN_DIRECTORY, keeping_time, list_names, lstat_or_none
-from trinity_snap.restore.finish import keep_previous, undo_staging
+from trinity_snap.restore.containers import start_again, stop, users_of
+from trinity_snap.restore.difference import Difference
+from trinity_snap.restore.directories import keeping_time, list_names, lstat_or_none
+from trinity_snap.restore.finish import close_journal, keep_previous, undo_staging
 from trinity_snap.restore.journal import HeldState, RestoreJournal, VolumeSwap, owned, timestamp
-from trinity_snap.restore.names import STAGED, holder_name, is_ours, previous_name
+from trinity_snap.restore.names import holder_name, is_ours, previous_name
 from trinity_snap.restore.operations import Operation, Swap, directory_state, entry_state, write_operations
-from trinity_snap.restore.plan import RestorePlan, VolumePlan
-from trinity_snap.restore.result import RestoreResult, make_result
-from trinity_snap.restore.selection import ancestors, select_paths, select_units
+from trinity_snap.restore.plan import How, Mode
+from trinity_snap.restore.selection import ancestors
 from trinity_snap.restore.signals import Interruption
-from trinity_snap.restore.source import PointSource
-from trinity_snap.restore.system import is_mount_point
-from trinity_snap.restore.tree import TreeResult
-from trinity_snap.restore.volumes import create_volume, volume_directory
-from trinity_snap.restore.write import write_and_check
+from trinity_snap.restore.system import identity, is_mount_point, is_snapshot_store
+from trinity_snap.restore.volumes import VolumeTarget, create_volume, volume_directory
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["swap_in"]
+__all__ = ["Part", "SwapPlan", "SwapVolume", "Swapped", "swap_in"]
+
+
+class SwapVolume(Protocol):
+    """A volume or path that is replaced; see `trinity_snap.restore.plan.VolumePlan`."""
+
+    @property
+    def name(self) -> str:
+        """The volume's name, or the path."""
+
+    @property
+    def kind(self) -> str:
+        """`volume` or `path`."""
+
+    @property
+    def how(self) -> How:
+        """Whole, entry by entry, only what differs, or only some paths."""
+
+    @property
+    def live(self) -> Path | None:
+        """Where its data lies, None for a volume that is yet to be made."""
+
+    @property
+    def target(self) -> VolumeTarget | None:
+        """What a missing volume is made with."""
+
+    @property
+    def paths(self) -> tuple[bytes, ...]:
+        """The paths, if only some are replaced."""
+
+
+class SwapPlan(Protocol):
+    """What is replaced, and how; see `trinity_snap.restore.plan.RestorePlan`."""
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits, never used before."""
+
+    @property
+    def agent(self) -> str:
+        """Whose data."""
+
+    @property
+    def origin(self) -> str:
+        """The id of what the new data is from."""
+
+    @property
+    def mode(self) -> Mode:
+        """`in_place` stops first and puts together then; all others stop as late as they can."""
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the journal goes."""
+
+    @property
+    def discards(self) -> bool:
+        """Whether the previous data is removed at the end, and not kept."""
+
+    @property
+    def volumes(self) -> Sequence[SwapVolume]:
+        """What is replaced."""
 
 
 @dataclass
-class _Part:
-    """One volume on its way."""
+class Part:
+    """One volume on its way. Who writes in place leaves in `difference` what differs."""
 
-    plan: VolumePlan
+    plan: SwapVolume
     note: VolumeSwap
-    how: str
-    result: TreeResult
+    how: How
     difference: Difference | None = None
 
     @property
     def live(self) -> Path:
+        """Where the data lies."""
         return Path(self.note.live)
 
     @property
     def holder(self) -> Path:
+        """The empty directory in which the new data is put together, under the name `names.STAGED`."""
         return Path(self.note.holder)
 
 
+@dataclass(frozen=True)
+class Swapped:
+    """What came of it: where the previous data is kept, for how long containers were stopped, and what did not work."""
+
+    previous: tuple[Path, ...]
+    downtime_seconds: float
+    notes: tuple[str, ...] = ()
+
+
 def swap_in(
-    plan: RestorePlan,
-    reader: PointSource,
+    plan: SwapPlan,
     docker: DockerClient | None,
-    progress: Progress,
     interruption: Interruption,
-    started: float,
-) -> RestoreResult:
-    """Carry out a plan of any mode but `directory`; see `execute`."""
+    write: Callable[[Part], None],
+    stopped: Callable[[], None] | None = None,
+) -> Swapped:
+    """Replace the data of all volumes of a plan.
+
+    `write` puts the new data of one together in its holder, and returns when it is complete and on disk. `stopped` is
+    called when the containers are, before anything live is changed; if it raises, nothing is.
+    """
     state_dir = plan.state_dir
-    journal = RestoreJournal(plan.id, plan.agent, plan.point.id, timestamp())
-    # Without Docker nothing can be stopped; then only paths of the host are restored, which nothing may use.
+    journal = RestoreJournal(plan.id, plan.agent, plan.origin, timestamp(), discard=plan.discards)
+    # Without Docker nothing can be stopped; then only paths of the host are replaced, which nothing may use.
     with owned(state_dir, plan.id):
         try:
             journal.save(state_dir)
@@ -75,12 +148,12 @@ def swap_in(
             parts = [_prepare(plan, volume, number, journal, docker) for number, volume in enumerate(plan.volumes)]
             down_since = 0.0
             if plan.mode == "in_place":
-                down_since = _stop(journal, state_dir, docker, parts)
+                down_since = _stop(journal, state_dir, docker, parts, stopped)
             for part in parts:
-                _write(part, plan, reader, progress)
+                write(part)
             step("restore.staged")
             if plan.mode != "in_place":
-                down_since = _stop(journal, state_dir, docker, parts)
+                down_since = _stop(journal, state_dir, docker, parts, stopped)
             for number, part in enumerate(parts):
                 operations = _operations(part)
                 part.note.replaces = any(each.kind in ("exchange", "remove") for each in operations)
@@ -93,15 +166,15 @@ def swap_in(
                 _give_up(journal, state_dir, docker, error)
             raise
         with interruption.deferred():
-            return _end(plan, journal, docker, parts, previous, started, down_since)
+            return _end(journal, state_dir, docker, previous, down_since)
 
 
 # -- before -----------------------------------------------------------------------------------------------------------
 
 
 def _prepare(
-    plan: RestorePlan, volume: VolumePlan, number: int, journal: RestoreJournal, docker: DockerClient | None
-) -> _Part:
+    plan: SwapPlan, volume: SwapVolume, number: int, journal: RestoreJournal, docker: DockerClient | None
+) -> Part:
     """Make the volume if it is missing, and the holder in which it will be put together."""
     note = VolumeSwap(volume.name)
     journal.volumes.append(note)
@@ -115,7 +188,7 @@ def _prepare(
         live = volume_directory(create_volume(docker, volume.target))
         step("restore.volume-created")
     inside = live.is_dir() and not live.is_symlink() and is_mount_point(live)
-    how = "contents" if inside and volume.how == "swap" else volume.how
+    how: How = "contents" if inside and volume.how == "swap" else volume.how
     place = live if inside else live.parent
     note.live = str(live)
     note.holder = str(place / holder_name(plan.id, number))
@@ -131,54 +204,25 @@ def _prepare(
         raise RestoreError(
             f"{note.holder} could not be made: {error.strerror or error}.", untouched="Nothing was changed."
         ) from error
-    return _Part(volume, note, how, TreeResult())
+    return Part(volume, note, how)
 
 
-def _write(part: _Part, plan: RestorePlan, reader: PointSource, progress: Progress) -> None:
-    volume = part.plan.volume
-    entries: Callable[[], Iterable[Entry]] = lambda: reader.entries(volume)  # noqa: E731
-    if part.how == "paths":
-        entries = lambda: select_paths(reader, volume, part.plan.paths)  # noqa: E731
-    elif part.how == "in_place":
-        part.difference = _compare(part, reader)
-        units = frozenset((*part.difference.add, *part.difference.replace))
-        entries = lambda: select_units(reader, volume, units, reader.entries(volume))  # noqa: E731
-        if not units:
-            return
-    holder = os.open(part.holder, OPEN_DIRECTORY)
-    try:
-        part.result = write_and_check(
-            reader, holder, STAGED, part.plan.name, entries, progress,
-            devices=part.how != "paths", total=part.plan.bytes, damaged_is_fatal=True,
-        )  # fmt: skip
-        os.fsync(holder)
-    finally:
-        os.close(holder)
-
-
-def _compare(part: _Part, reader: PointSource) -> Difference:
-    parent = os.open(part.live.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return compare_trees(
-            reader,
-            lambda: reader.entries(part.plan.volume),
-            parent,
-            os.fsencode(part.live.name),
-            content=True,
-        )
-    except OSError as error:
-        raise RestoreError(
-            f"{part.live} cannot be compared with the recovery point: {error.strerror or error}."
-        ) from error
-    finally:
-        os.close(parent)
-
-
-def _stop(journal: RestoreJournal, state_dir: Path, docker: DockerClient | None, parts: list[_Part]) -> float:
+def _stop(
+    journal: RestoreJournal,
+    state_dir: Path,
+    docker: DockerClient | None,
+    parts: list[Part],
+    stopped: Callable[[], None] | None,
+) -> float:
     """Stop what uses the volumes; note it first. Return since when it is stopped."""
-    if docker is None:
-        return 0.0
-    volumes = {part.plan.name for part in parts if part.plan.volume.kind != "path"}
+    since = 0.0 if docker is None else _stop_users(journal, state_dir, docker, parts)
+    if stopped is not None:
+        stopped()
+    return since
+
+
+def _stop_users(journal: RestoreJournal, state_dir: Path, docker: DockerClient, parts: list[Part]) -> float:
+    volumes = {part.plan.name for part in parts if part.plan.kind != "path"}
     held: list[HeldState] = users_of(docker, volumes, [part.live for part in parts])
     journal.containers = held
     journal.save(state_dir)
@@ -192,7 +236,7 @@ def _stop(journal: RestoreJournal, state_dir: Path, docker: DockerClient | None,
 # -- the exchange -------------------------------------------------------------------------------------------------------
 
 
-def _operations(part: _Part) -> list[Operation]:
+def _operations(part: Part) -> list[Operation]:
     """The renames that bring what was put together to where it belongs."""
     with Swap(part.live, part.holder) as swap:
         if part.how == "swap":
@@ -207,20 +251,28 @@ def _operations(part: _Part) -> list[Operation]:
 
 def _exchange_or_add(swap: Swap, path: bytes) -> Operation:
     directory, name = swap.staged.place(path)
-    inode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino
+    inode, after = identity(name, directory) or 0, _time_of_directory(name, directory)
     directory, name = swap.live.place(path)
-    there = lstat_or_none(name, directory) is not None
-    return Operation("exchange" if there else "add", path, inode)
+    if lstat_or_none(name, directory) is None:
+        return Operation("add", path, inode)
+    return Operation("exchange", path, inode, _time_of_directory(name, directory), after)
+
+
+def _time_of_directory(name: bytes, directory: int) -> dict[str, int] | None:
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    return {"mtime_ns": found.st_mtime_ns} if stat.S_ISDIR(found.st_mode) else None
 
 
 def _remove(swap: Swap, path: bytes) -> Operation:
     directory, name = swap.live.place(path)
-    return Operation("remove", path, os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino)
+    return Operation("remove", path, identity(name, directory) or 0)
 
 
 def _contents_operations(swap: Swap) -> list[Operation]:
-    new = set(list_names(swap.staged.get(b"")))
-    old = {name for name in list_names(swap.live.get(b"")) if not is_ours(name)}
+    live = swap.live.get(b"")
+    ours = {name for name in list_names(live) if is_ours(name) or is_snapshot_store(name, live)}
+    new = set(list_names(swap.staged.get(b""))) - ours
+    old = set(list_names(live)) - ours
     operations = [_remove(swap, name) for name in sorted(old - new)]
     operations += [_exchange_or_add(swap, name) for name in sorted(new)]
     before, after = directory_state(swap.live.get(b"")), directory_state(swap.staged.get(b""))
@@ -258,7 +310,7 @@ def _directory_operations(swap: Swap, directories: dict[bytes, Entry] | dict[byt
     return operations
 
 
-def _exchange(journal: RestoreJournal, state_dir: Path, parts: list[_Part]) -> None:
+def _exchange(journal: RestoreJournal, state_dir: Path, parts: list[Part]) -> None:
     """Do it, or, if the filesystem refuses in the middle, undo it all again."""
     from trinity_snap.restore.finish import apply_all, undo_all
 
@@ -272,7 +324,7 @@ def _exchange(journal: RestoreJournal, state_dir: Path, parts: list[_Part]) -> N
         journal.phase = "staging"
         journal.save(state_dir)
         raise RestoreError(
-            f"The restored data could not be put in place: {error.strerror or error}.",
+            f"The data could not be put in place: {error.strerror or error}.",
             untouched="What was moved already was moved back.",
         ) from error
     journal.phase = "starting"
@@ -290,7 +342,7 @@ def _give_up(journal: RestoreJournal, state_dir: Path, docker: DockerClient | No
         return
     if journal.phase != "staging":
         failed = start_again(docker, journal.containers) if docker is not None else []
-        _also(error, "The restored data is in place; `trinity-snap recover` does the rest.")
+        _also(error, "The new data is in place; `trinity-snap recover` does the rest.")
         if failed:
             _also(error, f"These containers did not start again: {'; '.join(failed)}.")
         return
@@ -311,31 +363,22 @@ def _also(error: BaseException, sentence: str) -> None:
 
 
 def _end(
-    plan: RestorePlan,
-    journal: RestoreJournal,
-    docker: DockerClient | None,
-    parts: list[_Part],
-    previous: list[Path],
-    started: float,
-    down_since: float,
-) -> RestoreResult:
+    journal: RestoreJournal, state_dir: Path, docker: DockerClient | None, previous: list[Path], down_since: float
+) -> Swapped:
     failed = start_again(docker, journal.containers) if docker is not None else []
     downtime = time.monotonic() - down_since if down_since else 0.0
     if failed:
         raise LeftQuiesced(
-            f"The data is restored, but containers did not start again: {'; '.join(failed)}.",
+            f"The data is in place, but containers did not start again: {'; '.join(failed)}.",
             untouched="The previous data is kept.",
             next_step="See why with `docker logs`, and start them; `trinity-snap recover` tries again.",
         )
     step("restore.started")
-    journal.phase = "kept"
-    if any(volume.kept for volume in journal.volumes):
-        journal.save(plan.state_dir)
-        journal.forget_operations(plan.state_dir)
-    else:
-        journal.remove(plan.state_dir)
-    created = ""
-    if plan.create_container and plan.point.container and docker is not None:
-        create_container(docker, plan.point.container, plan.create_container)
-        created = plan.create_container
-    return make_result(plan, [part.result for part in parts], started, downtime, previous, created, ())
+    try:
+        close_journal(journal, state_dir)
+    except OSError as error:
+        note = (
+            f"The previous data could not be removed ({error.strerror or error}); `trinity-snap recover` tries again."
+        )
+        return Swapped((), downtime, (note,))
+    return Swapped(tuple(previous), downtime)

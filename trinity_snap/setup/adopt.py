@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trinity_snap.errors import ForeignRepository, KeyFileError, UsageError
 from trinity_snap.setup.home import OPERATOR, RECOVERY, find_home
-from trinity_snap.setup.initialise import Initialised, MakeWrap, describe_home
+from trinity_snap.setup.initialise import Initialised, MakeWrap, describe_adopted
 
 if TYPE_CHECKING:
     from trinity_snap.repository.keys import HostSecret, Identity
@@ -39,7 +39,7 @@ def adopt(
 
     home = find_home(path, target)
     keys = home.policy.keys
-    repository = Repository.open(open_target(home.policy.target.url), identity=identity)
+    repository = Repository.open(open_target(home.policy.target.settings()), identity=identity)
     if repository_id is not None and repository.id.hex() != repository_id.strip().lower():
         raise ForeignRepository(
             f"The repository at {home.policy.target.url} has the id {repository.id.hex()}, not {repository_id}.",
@@ -74,7 +74,7 @@ def adopt(
             mine = _saved(keys.identity, identity if keep_identity else None, wrap)
         add_recipient(repository.target, repository.host, identity, mine.recipient)
     home.finish()
-    return describe_home(home, repository, words=(), adopted=True)
+    return describe_adopted(home, repository)
 
 
 def _same(one: HostSecret, other: HostSecret) -> bool:

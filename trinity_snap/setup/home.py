@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from trinity_snap.durable import fsync_directory, make_directory_durably, write_file_durably
 from trinity_snap.errors import TrinitySnapError, UsageError
 from trinity_snap.policy.load import load_policy, parse_policy
+from trinity_snap.targets import is_local, local_path
+from trinity_snap.targets.settings import without_password
 
 if TYPE_CHECKING:
     from trinity_snap.policy.schema import Policy
@@ -68,9 +70,9 @@ def find_home(path: Path, target: str | None) -> Home:
     """
     if os.path.lexists(path):
         policy = load_policy(path)
-        if target is not None and local_path(policy.target.url) != local_path(target):
+        if target is not None and _place(policy.target.url) != _place(target):
             raise UsageError(
-                f"The policy {path} has the target {policy.target.url}, and --target says {target}.",
+                f"The policy {path} has the target {policy.target.url}, and --target says {without_password(target)}.",
                 untouched="Nothing was changed.",
                 next_step="Leave out --target, or change the policy first.",
             )
@@ -80,15 +82,15 @@ def find_home(path: Path, target: str | None) -> Home:
     values: dict[str, object] = {"version": 1}
     if target is None:
         target = parse_policy("", path).target.url
-    elif not target.startswith(("/", "file:")):
+    elif not target.startswith(("/", "file:", "s3:")):
         target = os.path.abspath(target)
     text = render_policy({**values, "target.url": target})
     return Home(path, parse_policy(text, path), text)
 
 
-def local_path(url: str) -> str:
-    """The directory that the URL of a local target means."""
-    return os.path.normpath(url.removeprefix("file://localhost").removeprefix("file://"))
+def _place(url: str) -> str:
+    """The same for all ways to name the same target."""
+    return os.path.normpath(local_path(url)) if is_local(url) else url.rstrip("/")
 
 
 def _refused(path: Path, error: OSError) -> TrinitySnapError:

@@ -15,13 +15,14 @@ from trinity_snap.errors import (
     TargetError,
     UsageError,
 )
-from trinity_snap.setup.home import OPERATOR, RECOVERY, Home, find_home, local_path
+from trinity_snap.setup.home import OPERATOR, RECOVERY, Home, find_home
 
 if TYPE_CHECKING:
     from trinity_snap.repository.identity import Wrap
     from trinity_snap.repository.keys import HostSecret, Identity, Recipient
     from trinity_snap.repository.repository import Repository
     from trinity_snap.targets import Target
+    from trinity_snap.targets.probe import Protection
 
 _DOCKER_VOLUMES = "/var/lib/docker/volumes"
 
@@ -36,7 +37,8 @@ MakeWrap = Callable[[], "Wrap | None"]
 class Initialised:
     """What there is now. `changed` is False if everything was there before; `recovery_words` then is empty.
 
-    `same_disk` says that the target is on the filesystem that holds Docker's volumes, and will be lost with it.
+    `same_disk` says that the target is on the filesystem that holds Docker's volumes, and will be lost with it;
+    `protection` what keeps objects from being overwritten and deleted, None if that was not looked at.
     """
 
     policy: Path
@@ -50,6 +52,7 @@ class Initialised:
     changed: bool
     adopted: bool = False
     same_disk: bool = False
+    protection: Protection | None = None
 
     def to_json(self) -> dict[str, object]:
         """As `--json` shows it."""
@@ -59,6 +62,7 @@ class Initialised:
             "policy": str(self.policy),
             "target": self.target,
             "same_disk": self.same_disk,
+            "protection": None if self.protection is None else self.protection.to_json(),
             "repository": self.repository,
             "host_key": str(self.host_key),
             "identity": None if self.identity is None else str(self.identity),
@@ -85,6 +89,7 @@ def initialise(
     was there as it was.
     """
     from trinity_snap.repository.identity import load_recipient
+    from trinity_snap.targets.probe import probe
 
     home = find_home(path, target)
     extra = [load_recipient(one) for one in (*recipients, *home.policy.recipient_files())]
@@ -104,6 +109,7 @@ def initialise(
             next_step="Finish it: run `trinity-snap init --adopt` or `--from-words` again.",
         )
     place = _empty_or_own(home)
+    protection = probe(place)
     home.begin("init")
     host = _host_key(keys.host_key)
     identity = _identity(keys.identity, wrap, load)
@@ -111,12 +117,14 @@ def initialise(
     repository = _repository(place, home, host, identity, recovery, extra)
     keep_words(words)
     home.finish()
-    return _describe(home, repository, words, changed=True)
+    return _describe(home, repository, words, changed=True, protection=protection)
 
 
-def describe_home(home: Home, repository: Repository, *, words: Sequence[str], adopted: bool) -> Initialised:
-    """What there is now at `home`."""
-    return _describe(home, repository, words, changed=True, adopted=adopted)
+def describe_adopted(home: Home, repository: Repository) -> Initialised:
+    """What there is now at `home`, after a repository was adopted."""
+    from trinity_snap.targets.probe import probe
+
+    return _describe(home, repository, (), changed=True, adopted=True, protection=probe(repository.target))
 
 
 def _is_there(home: Home) -> Initialised:
@@ -130,7 +138,7 @@ def _is_there(home: Home) -> Initialised:
     if identity is not None and not identity.exists():
         missing = f"the identity {identity} is missing"
     try:
-        repository = Repository.open(open_target(home.policy.target.url), host=host)
+        repository = Repository.open(open_target(home.policy.target.settings()), host=host)
     except (RepositoryMissing, TargetError) as error:
         raise RepositoryMissing(
             f"There is a host key at {home.policy.keys.host_key}, but its repository is not at "
@@ -152,7 +160,7 @@ def _empty_or_own(home: Home) -> Target:
     from trinity_snap.errors import ObjectMissing
     from trinity_snap.targets import open_target
 
-    place = open_target(home.policy.target.url, create=True)
+    place = open_target(home.policy.target.settings(), create=True)
     if home.unfinished and home.policy.keys.host_key.exists():
         return place
     try:
@@ -223,7 +231,13 @@ def _repository(
 
 
 def _describe(
-    home: Home, repository: Repository, words: Sequence[str], *, changed: bool, adopted: bool = False
+    home: Home,
+    repository: Repository,
+    words: Sequence[str],
+    *,
+    changed: bool,
+    adopted: bool = False,
+    protection: Protection | None = None,
 ) -> Initialised:
     from trinity_snap.repository.identity import inspect_identity
     from trinity_snap.repository.recipients import current_recipients
@@ -242,10 +256,15 @@ def _describe(
         changed=changed,
         adopted=adopted,
         same_disk=_same_disk(home.policy.target.url),
+        protection=protection,
     )
 
 
 def _same_disk(url: str) -> bool:
+    from trinity_snap.targets import is_local, local_path
+
+    if not is_local(url):
+        return False
     try:
         return os.stat(local_path(url)).st_dev == os.stat(_DOCKER_VOLUMES).st_dev
     except OSError:

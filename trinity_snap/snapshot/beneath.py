@@ -14,10 +14,14 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Beneath:
-    """The tree at `root`. For one thread; the directory that was used last is kept open."""
+    """The tree at `root`. For one thread; the directory that was used last is kept open.
 
-    def __init__(self, root: bytes) -> None:
+    A tree `at_rest` (a snapshot, which nobody changes) is reached by plain paths, by as many threads as there are.
+    """
+
+    def __init__(self, root: bytes, *, at_rest: bool = False) -> None:
         self._root = root
+        self._at_rest = at_rest
         self._path: bytes | None = None
         self._descriptor = -1
 
@@ -32,6 +36,10 @@ class Beneath:
             descriptor = inner
         return descriptor
 
+    def held(self, path: bytes) -> int:
+        """As `directory`; -1 for a tree at rest, where the path will do."""
+        return -1 if self._at_rest else self.directory(path)
+
     def parent(self, path: bytes) -> tuple[int, bytes]:
         """A descriptor of the directory that holds `path`, good until the next call, and the name in it."""
         above, _, name = path.rpartition(b"/")
@@ -45,6 +53,8 @@ class Beneath:
         """A path by which the kernel finds the entry at `path` and no other, good until the next call."""
         if not path:
             return self._root
+        if self._at_rest:
+            return self._root + b"/" + path
         descriptor, name = self.parent(path)
         return b"/proc/self/fd/%d/%s" % (descriptor, name)
 

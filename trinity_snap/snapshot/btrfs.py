@@ -9,10 +9,9 @@ own snapshot, and the view shows it in its place.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-import shutil
-import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +20,30 @@ from typing import TYPE_CHECKING
 from trinity_snap.errors import SnapshotError
 from trinity_snap.quiesce.journal import Leftover
 from trinity_snap.quiesce.steps import step
+from trinity_snap.snapshot.btrfs_store import (
+    identity_of,
+    lasting_path,
+    remove_leftover,
+    settle,
+    snapshots_by_name,
+)
 from trinity_snap.snapshot.grafts import Graft, GraftedView
-from trinity_snap.snapshot.mounts import find_mount, nested_mounts, read_mounts, real_path
-from trinity_snap.snapshot.protocol import Deadline, Prepare
+from trinity_snap.snapshot.mounts import find_mount, nested_mounts, real_path
+from trinity_snap.snapshot.protocol import STORE, Deadline, Kept, KeptTree, Prepare, SourceKey, source_key
+from trinity_snap.snapshot.subvolumes import (
+    NAME,
+    delete_snapshot,
+    nested_subvolumes,
+    require_btrfs_progs,
+    run_btrfs,
+    subvolume_of,
+)
 from trinity_snap.snapshot.syncfs import syncfs
-from trinity_snap.snapshot.view import DirectoryView, SourceView
+from trinity_snap.snapshot.view import DirectoryView, SourceView, is_own
 
 if TYPE_CHECKING:
     from trinity_snap.agents.model import Source
 
-NAME = "btrfs"
-STORE = ".trinity-snap"
-_SUBVOLUME_INODE = 256  # BTRFS_FIRST_FREE_OBJECTID: the root directory of every subvolume
 _LEAST_FREE_BYTES = 16 << 20
 
 
@@ -47,12 +58,20 @@ class BtrfsProvider:
 
     name = NAME
     atomic = True
+    doubt = ""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = tuple(sources)
-        self._roots = {source.name: real_path(source.path) for source in sources}
-        self._subvolume_of: dict[str, Path] = {}
-        self._nested: dict[str, tuple[Path, ...]] = {}
+        self._failures: dict[SourceKey, SnapshotError] = {}
+        self._roots: dict[SourceKey, Path] = {}
+        for source in sources:
+            try:
+                self._roots[source_key(source)] = real_path(source.path)
+            except SnapshotError as error:
+                self._failures[source_key(source)] = error
+        self._subvolume_of: dict[SourceKey, Path] = {}
+        self._nested: dict[SourceKey, tuple[Path, ...]] = {}
+        self._uuids: dict[Path, bytes] = {}
         self._snapshots: dict[Path, _Snapshot] = {}
         self._setting: Prepare | None = None
 
@@ -60,10 +79,14 @@ class BtrfsProvider:
         """Find the subvolumes, see that there is room, and note the snapshots to come in the journal."""
         require_btrfs_progs()
         self._setting = setting
-        for source in self.sources:
-            root = self._roots[source.name]
-            self._subvolume_of[source.name] = subvolume_of(root)
-            self._nested[source.name] = nested_subvolumes(root)
+        for key, root in self._roots.items():
+            try:
+                subvolume, nested = subvolume_of(root), nested_subvolumes(root)
+                self._uuids |= {each: subvolume_uuids(each)[0] for each in (subvolume, *nested)}
+            except (SnapshotError, OSError) as error:
+                self._failures[key] = _as_ours(root, error)
+                continue
+            self._subvolume_of[key], self._nested[key] = subvolume, nested
         subvolumes = {*self._subvolume_of.values()}.union(*self._nested.values())
         stores = {subvolume: self._store_for(subvolume) for subvolume in subvolumes}
         for number, subvolume in enumerate(sorted(subvolumes), 1):
@@ -75,46 +98,78 @@ class BtrfsProvider:
 
     def flush(self) -> None:
         """Write the subvolumes' dirty pages."""
-        syncfs(self._snapshots)
+        syncfs(sorted({made.where.parent for made in self._snapshots.values()}))
 
     def snapshot(self, deadline: Deadline) -> None:
         """Make all snapshots, in parallel; those of an earlier attempt are removed first."""
         for made in self._snapshots.values():
             if os.path.lexists(made.where):
                 delete_snapshot(made.where)
+        for key in self._subvolume_of:
+            self._failures.pop(key, None)
         deadline.check()
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(self._make, self._snapshots.values()))
+            failed = dict(zip(self._snapshots, pool.map(self._make, self._snapshots.values()), strict=True))
+        for key, subvolume in self._subvolume_of.items():
+            for each in (subvolume, *self._nested[key]):
+                if (error := failed[each]) is not None:
+                    self._failures.setdefault(key, error)
         deadline.check()
+
+    def failures(self) -> Mapping[SourceKey, SnapshotError]:
+        """The sources that there is no view of."""
+        return self._failures
 
     def view(self, source: Source) -> SourceView:
         """The source's tree within the snapshot, nested subvolumes in their places."""
-        root = self._roots[source.name]
-        subvolume = self._subvolume_of[source.name]
+        key = source_key(source)
+        if key in self._failures:
+            raise self._failures[key]
+        root = self._roots[key]
+        subvolume = self._subvolume_of[key]
         view: SourceView = DirectoryView(self._snapshots[subvolume].where / root.relative_to(subvolume))
         grafts = [
             Graft(os.fsencode(nested.relative_to(root)), DirectoryView(self._snapshots[nested].where))
-            for nested in self._nested[source.name]
+            for nested in self._nested[key]
         ]
-        hidden = [
-            os.fsencode(store.relative_to(root))
-            for store in {made.where.parent for made in self._snapshots.values()}
-            if root in store.parents
-        ]
+        hidden = [os.fsencode(store.relative_to(root)) for store in self._stores_in(root)]
         return GraftedView(view, grafts, hidden) if grafts or hidden else view
 
     def problems(self, source: Source) -> Sequence[tuple[bytes, str]]:
         """Other filesystems that are mounted inside the source, and subvolumes too new for the snapshot."""
-        root = self._roots[source.name]
-        known = self._nested.get(source.name, ())
+        root = self._roots[source_key(source)]
+        known = self._nested.get(source_key(source), ())
         found = {
             mount.path: f"another filesystem ({mount.filesystem}) is mounted here" for mount in nested_mounts(root)
         }
         found |= dict.fromkeys(nested_subvolumes(root), "this subvolume was made while the run was under way")
         return [(os.fsencode(path.relative_to(root)), why) for path, why in sorted(found.items()) if path not in known]
 
+    def keepable(self) -> Sequence[Kept]:
+        """The snapshots that show something of a source, each with the UUID by which it is known again."""
+        found = []
+        for made in self._snapshots.values():
+            trees = tuple(self._trees(made))
+            if trees and self._setting is not None:
+                where, identity = lasting_path(made.where), identity_of(made.where)
+                found.append(Kept(NAME, self._setting.run_id, str(where), str(made.where), identity, trees))
+        return found
+
+    def keep(self) -> None:
+        """Rename them: a rename within a directory is all or nothing, and works on read-only snapshots."""
+        for kept in self.keepable():
+            settle(kept)
+            step("half-kept")
+            if self._setting is not None:
+                self._setting.journal.removed(Path(kept.made))
+            for subvolume in [each for each, made in self._snapshots.items() if str(made.where) == kept.made]:
+                del self._snapshots[subvolume]
+
+    def check(self, source: Source) -> None:
+        """A btrfs snapshot is there as long as the filesystem is, and the kernel compares what it reads with checksums."""
+
     def release(self) -> None:
-        """Delete the snapshots; the journal hears of each."""
+        """Delete the snapshots that are not kept; the journal hears of each."""
         journal = self._setting.journal if self._setting else None
         failed: list[str] = []
         step("before-release")
@@ -135,6 +190,25 @@ class BtrfsProvider:
                 next_step="Free some space or fix the filesystem, then run `trinity-snap recover`.",
             )
 
+    def _trees(self, made: _Snapshot) -> Iterator[KeptTree]:
+        """What a snapshot shows of which source."""
+        for source in self.sources:
+            key = source_key(source)
+            if key in self._failures:
+                continue
+            root = self._roots[key]
+            if self._subvolume_of[key] == made.subvolume:
+                place = root.relative_to(made.subvolume)
+                hidden = tuple(str(store.relative_to(root)) for store in self._stores_in(root))
+                yield KeptTree(source.kind, source.name, "" if place == Path() else str(place), "", hidden)
+            elif made.subvolume in self._nested[key]:
+                at = made.subvolume.relative_to(root)
+                if not is_own(os.fsencode(at.parts[0])):
+                    yield KeptTree(source.kind, source.name, "", str(at))
+
+    def _stores_in(self, root: Path) -> set[Path]:
+        return {made.where.parent for made in self._snapshots.values() if root in made.where.parents}
+
     def _store_for(self, subvolume: Path) -> Path:
         """A place for a subvolume's snapshot that is in no source, if there is one on the same filesystem."""
         mount = find_mount(subvolume)
@@ -146,110 +220,43 @@ class BtrfsProvider:
             place = subvolume_of(above)
         return place / STORE
 
-    def _make(self, wanted: _Snapshot) -> None:
-        if os.path.realpath(wanted.subvolume) != str(wanted.subvolume):
-            raise SnapshotError(
-                f"{wanted.subvolume} is reached through a symbolic link that was not there a moment ago.",
-                untouched="No snapshot of it was made.",
-                next_step="Look at what made that link: an agent may be trying to reach outside of its volume.",
-            )
-        _btrfs(
-            ["subvolume", "snapshot", "-r", str(wanted.subvolume), str(wanted.where)],
-            f"The snapshot of {wanted.subvolume} could not be made",
-        )
-        step("first-snapshot")
-
-
-def require_btrfs_progs() -> None:
-    """Raise SnapshotError if the `btrfs` command is missing."""
-    if shutil.which("btrfs") is None:
-        raise SnapshotError(
-            "The provider “btrfs” needs the command `btrfs`, which is not installed.",
-            untouched="No container was paused.",
-            next_step="Install the package btrfs-progs, or set `snapshot: provider: precopy` in the policy.",
-        )
-
-
-def subvolume_of(path: Path) -> Path:
-    """The root directory of the btrfs subvolume that a path, symbolic links resolved, is in."""
-    place = path
-    while os.stat(place).st_ino != _SUBVOLUME_INODE or not place.is_dir():
-        if place.parent == place:
-            raise SnapshotError(f"{path} is in no btrfs subvolume.")
-        place = place.parent
-    return place
-
-
-def nested_subvolumes(root: Path) -> tuple[Path, ...]:
-    """The subvolumes below a directory, not the directory itself, in the order of their paths.
-
-    Only directories can hold one, and a btrfs directory's link count is always 1; so the subvolume list of
-    the filesystem is asked, and what it says is looked up in the tree.
-    """
-    if not root.is_dir():
-        return ()
-    top = subvolume_of(root)
-    listed = _btrfs(["subvolume", "list", "-o", str(top)], f"The subvolumes of {top} could not be listed")
-    top_path = _path_in_filesystem(top)
-    found: list[Path] = []
-    for line in listed.splitlines():
-        full = Path("/" + line.partition(" path ")[2].removeprefix("<FS_TREE>/"))
-        if top_path != full and top_path in full.parents:
-            place = top / full.relative_to(top_path)
-            if root in place.parents and place.parent.name != STORE and _is_subvolume(place):
-                found += [place, *nested_subvolumes(place)]
-    return tuple(sorted(found))
-
-
-def snapshots_by_name(places: Iterable[Path] = ()) -> tuple[Path, ...]:
-    """Every snapshot of ours, of whatever run, on mounted btrfs filesystems and in the subvolumes of `places`."""
-    tops = {mount.path for mount in read_mounts() if mount.filesystem == NAME}
-    for place in places:
-        if place.exists() and find_mount(place).filesystem == NAME:
-            tops.add(subvolume_of(real_path(place)))
-    found: set[Path] = set()
-    for top in tops:
+    def _make(self, wanted: _Snapshot) -> SnapshotError | None:
+        """Make one snapshot. Return why it cannot be used, if so."""
         try:
-            found.update(entry for entry in (top / STORE).iterdir() if _is_subvolume(entry))
-        except OSError:
-            continue
-    return tuple(sorted(found))
+            run_btrfs(
+                ["subvolume", "snapshot", "-r", str(wanted.subvolume), str(wanted.where)],
+                f"The snapshot of {wanted.subvolume} could not be made",
+            )
+            if subvolume_uuids(wanted.where)[1] != self._uuids[wanted.subvolume]:
+                raise SnapshotError(
+                    f"{wanted.subvolume} is another subvolume than a moment ago, and not the one that was to be snapshotted.",
+                    untouched="The other sources are not affected, and nothing of the snapshot is read.",
+                    next_step="Look at what put it there: an agent may be trying to reach outside of its volume.",
+                )
+        except (SnapshotError, OSError) as error:
+            return _as_ours(wanted.subvolume, error)
+        step("first-snapshot")
+        return None
 
 
-def remove_leftover(where: Path) -> None:
-    """Delete the snapshot at `where`, and the directory it lies in if that is empty then; no error if it is not there.
+def _as_ours(place: Path, error: SnapshotError | OSError) -> SnapshotError:
+    if isinstance(error, SnapshotError):
+        return error
+    return SnapshotError(f"{place} cannot be looked at: {error.strerror}.", untouched="Other sources are not affected.")
 
-    Raise SnapshotError if it stays, or if `where` is not a place where this provider puts snapshots.
+
+def subvolume_uuids(subvolume: Path) -> tuple[bytes, bytes]:
+    """The UUID of a subvolume, and of the one that it is a snapshot of (zeros if none). Raise OSError.
+
+    Asked by BTRFS_IOC_GET_SUBVOL_INFO (linux/btrfs.h, Linux 4.18).
     """
-    if where.parent.name != STORE:
-        raise SnapshotError(f"{where} is no snapshot of this program's, and is left alone.")
-    if os.path.lexists(where):
-        delete_snapshot(where)
+    answer = bytearray(504)
+    descriptor = os.open(subvolume, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        where.parent.rmdir()
-    except OSError:
-        pass  # other snapshots are in it, or it is gone
-
-
-def delete_snapshot(where: Path) -> None:
-    """Delete one snapshot. Raise SnapshotError if it stays."""
-    if not _is_subvolume(where):
-        raise SnapshotError(f"{where} is no btrfs subvolume, and is left alone.")
-    _btrfs(["subvolume", "delete", str(where)], f"The snapshot {where} could not be removed")
-
-
-def _is_subvolume(path: Path) -> bool:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return False
-    return status.st_ino == _SUBVOLUME_INODE and not path.is_symlink() and path.is_dir()
-
-
-def _path_in_filesystem(subvolume: Path) -> Path:
-    """A subvolume's path from the top of its filesystem, as `btrfs subvolume list` shows paths."""
-    first = _btrfs(["subvolume", "show", str(subvolume)], f"{subvolume} could not be looked at").splitlines()[0]
-    return Path("/" + first.strip().strip("/"))
+        fcntl.ioctl(descriptor, 0x81F8943C, answer)
+    finally:
+        os.close(descriptor)
+    return bytes(answer[296:312]), bytes(answer[312:328])
 
 
 def _make_store(store: Path) -> None:
@@ -273,19 +280,6 @@ def _no_room(place: Path) -> SnapshotError:
         untouched="No container was paused.",
         next_step="Free some space (`btrfs filesystem usage` shows where it went), then run again.",
     )
-
-
-def _btrfs(arguments: Sequence[str], failure: str) -> str:
-    done = subprocess.run(
-        ["btrfs", *arguments], capture_output=True, text=True, check=False, errors="surrogateescape",
-        stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"}, start_new_session=True,
-    )  # fmt: skip
-    if done.returncode:
-        reason = done.stderr.strip().removeprefix("ERROR: ") or f"exit code {done.returncode}"
-        raise SnapshotError(
-            f"{failure}: {reason}.", next_step="`btrfs filesystem usage` and the kernel log may show why."
-        )
-    return done.stdout
 
 
 __all__ = [

@@ -67,10 +67,27 @@ def find_mount(path: Path, mounts: Sequence[MountPoint] | None = None) -> MountP
 
 
 def nested_mounts(path: Path, mounts: Sequence[MountPoint] | None = None) -> tuple[MountPoint, ...]:
-    """The mounts below a path (not at it): other filesystems, which a view of the path does not show."""
-    real = real_path(path)
+    """The mounts below a path (not at it): other filesystems, which a view of the path does not show.
+
+    The path may be gone meanwhile.
+    """
+    real = Path(os.path.realpath(path))
     found = {mount.path: mount for mount in (read_mounts() if mounts is None else mounts) if real in mount.path.parents}
     return tuple(found[name] for name in sorted(found))
+
+
+def path_in_filesystem(real: Path, mount: MountPoint) -> Path:
+    """Where a path, symbolic links resolved, lies in the filesystem that is mounted there, from its root; relative.
+
+    Raise SnapshotError if the directory that was mounted has been removed since.
+    """
+    if mount.root.endswith("//deleted"):
+        raise SnapshotError(
+            f"{mount.path} is a mount of a directory that has been deleted.",
+            untouched="No container was paused.",
+            next_step="Unmount it, or mount again what should be there.",
+        )
+    return Path(mount.root.lstrip("/")) / real.relative_to(mount.path)
 
 
 def real_path(path: Path) -> Path:

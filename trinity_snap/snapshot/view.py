@@ -13,10 +13,10 @@ from typing import NamedTuple, Protocol
 from trinity_snap.errors import SnapshotError
 from trinity_snap.snapshot.beneath import Beneath
 
-__all__ = ["DirectoryView", "SourceView", "WalkItem", "read_xattrs", "walk_directory"]
+__all__ = ["DirectoryView", "SourceView", "WalkItem", "is_own", "read_xattrs", "walk_directory"]
 
 _SECOND_COPIES = ("trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT")  # how XFS shows ACLs once more
-_OWN = re.compile(rb"\.trinity-snap-(restore|previous)-[0-9a-f]{16}(-\d+)?")
+_OWN = re.compile(rb"\.trinity-snap-(restore|previous)-[0-9a-f]{16}(-\d+)?(/|\Z)")
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -56,16 +56,16 @@ class DirectoryView:
 
     def __init__(self, root: Path, *, live: bool = False) -> None:
         self.root = root
-        self._root = os.fsencode(root)
-        self._beneath = Beneath(self._root) if live else None
+        self._live = live
+        self._tree = Beneath(os.fsencode(root), at_rest=not live)
 
     def walk(self) -> Iterator[WalkItem]:
         """Walk the tree, depth first, siblings by name."""
-        return walk_directory(self._root, live=self._beneath is not None)
+        return walk_directory(os.fsencode(self.root), live=self._live)
 
     def open(self, path: bytes) -> int:
         """Open the file at `path` without following a symbolic link."""
-        name = self._absolute(path)
+        name = self._tree.name(path)
         try:
             return os.open(name, _OPEN_FLAGS | os.O_NOATIME)
         except PermissionError:
@@ -73,20 +73,15 @@ class DirectoryView:
 
     def xattrs(self, path: bytes, mode: int) -> dict[bytes, bytes]:
         """Read the extended attributes of the entry itself, not of what a link points to."""
-        return read_xattrs(self._absolute(path))
+        return read_xattrs(self._tree.name(path))
 
     def readlink(self, path: bytes) -> bytes:
         """Read the symbolic link at `path`."""
-        return os.readlink(self._absolute(path))
+        return os.readlink(self._tree.name(path))
 
     def lstat(self, path: bytes) -> os.stat_result:
         """The status of the entry at `path` as it is now."""
-        return os.lstat(self._absolute(path))
-
-    def _absolute(self, path: bytes) -> bytes:
-        if self._beneath is not None:
-            return self._beneath.name(path)
-        return self._root + b"/" + path if path else self._root
+        return os.lstat(self._tree.name(path))
 
 
 def read_xattrs(path: bytes) -> dict[bytes, bytes]:
@@ -106,8 +101,13 @@ def read_xattrs(path: bytes) -> dict[bytes, bytes]:
     }
 
 
-def walk_directory(root: bytes, *, live: bool = False) -> Iterator[WalkItem]:
-    """Yield the entries of the tree at `root` in manifest order.
+def is_own(path: bytes) -> bool:
+    """Whether this is what a restore keeps beside or in a volume: it is no data of the agent's, and no view shows it."""
+    return _OWN.match(path) is not None
+
+
+def walk_directory(root: bytes, *, live: bool = False, start: bytes = b"") -> Iterator[WalkItem]:
+    """Yield the entries of the tree at `root` in manifest order; with `start`, those at and below that path in it.
 
     Siblings come sorted by name and a directory is followed at once by its content. Entries on another filesystem
     than the root are left out, except the mount points themselves. An entry that vanishes is left out; one that
@@ -120,16 +120,34 @@ def walk_directory(root: bytes, *, live: bool = False) -> Iterator[WalkItem]:
         raise SnapshotError(
             f"{os.fsdecode(root)} cannot be read: {error.strerror}.", next_step="See that it exists."
         ) from error
-    yield WalkItem(b"", root_stat)
-    if not stat.S_ISDIR(root_stat.st_mode):
-        return
     device = root_stat.st_dev
-    beneath = Beneath(root) if live else None
+    beneath = Beneath(root, at_rest=not live)
+    if start:
+        try:
+            start_stat = os.lstat(beneath.name(start))
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                yield WalkItem(start, None, error)
+            return
+    else:
+        start_stat = root_stat
+    yield WalkItem(start, start_stat)
+    if not stat.S_ISDIR(start_stat.st_mode) or start_stat.st_dev != device:
+        return
     # A stack of sorted listings: prefix of the paths, what is left of the listing, and the directory's descriptor or -1.
     stack: list[tuple[bytes, Iterator[os.DirEntry[bytes]], int]] = []
     try:
-        listing, descriptor = _listing(root, b"", beneath)
-        stack.append((b"", iter(_without_own(listing)), descriptor))
+        try:
+            listing, descriptor = _listing(beneath, start)
+        except OSError as error:
+            if not start:
+                raise
+            if not isinstance(error, FileNotFoundError):
+                yield WalkItem(start, None, error)
+            return
+        if not start:
+            listing = [entry for entry in listing if not is_own(entry.name)]
+        stack.append((start + b"/" if start else b"", iter(listing), descriptor))
         while stack:
             prefix, entries, descriptor = stack[-1]
             for entry in entries:
@@ -144,7 +162,7 @@ def walk_directory(root: bytes, *, live: bool = False) -> Iterator[WalkItem]:
                 yield WalkItem(path, entry_stat)
                 if stat.S_ISDIR(entry_stat.st_mode) and entry_stat.st_dev == device:
                     try:
-                        inner, opened = _listing(entry.path, path, beneath)
+                        inner, opened = _listing(beneath, path)
                     except FileNotFoundError:
                         continue
                     except OSError as error:
@@ -162,12 +180,10 @@ def walk_directory(root: bytes, *, live: bool = False) -> Iterator[WalkItem]:
                 os.close(descriptor)
 
 
-def _listing(directory: bytes, path: bytes, beneath: Beneath | None) -> tuple[list[os.DirEntry[bytes]], int]:
-    """The entries by name, each name once, and the descriptor by which they are reached (-1: by their path)."""
-    descriptor = -1
-    if beneath is not None:
-        descriptor = beneath.directory(path)
-        directory = b"/proc/self/fd/%d" % descriptor
+def _listing(tree: Beneath, path: bytes) -> tuple[list[os.DirEntry[bytes]], int]:
+    """The entries of a directory by name, each name once, and the descriptor by which they are reached (-1: by their path)."""
+    descriptor = tree.held(path)
+    directory = tree.name(path) if descriptor < 0 else b"/proc/self/fd/%d" % descriptor
     try:
         with os.scandir(directory) as entries:
             # A directory that changes while it is read may show a name twice.
@@ -177,11 +193,6 @@ def _listing(directory: bytes, path: bytes, beneath: Beneath | None) -> tuple[li
         if descriptor >= 0:
             os.close(descriptor)
         raise
-
-
-def _without_own(listing: list[os.DirEntry[bytes]]) -> list[os.DirEntry[bytes]]:
-    """Leave out what a restore keeps beside or in a volume: it is no data of the agent's."""
-    return [entry for entry in listing if _OWN.fullmatch(entry.name) is None]
 
 
 def _name(entry: os.DirEntry[bytes]) -> bytes:

@@ -8,23 +8,42 @@ from urllib.parse import unquote, urlsplit
 from trinity_snap.errors import UsageError
 from trinity_snap.targets.local import LocalTarget
 from trinity_snap.targets.protocol import ObjectStat, Target
+from trinity_snap.targets.settings import TargetSettings, without_password
 
-__all__ = ["LocalTarget", "ObjectStat", "Target", "open_target"]
+__all__ = ["LocalTarget", "ObjectStat", "Target", "TargetSettings", "is_local", "local_path", "open_target"]
 
-_SUPPORTED = "Give an absolute path such as /var/backups/trinity-snap, or file:///var/backups/trinity-snap."
+_SUPPORTED = (
+    "Give an absolute path such as /var/backups/trinity-snap, file:///var/backups/trinity-snap, or s3://bucket/prefix."
+)
 
 
-def open_target(url_or_path: str, *, create: bool = False) -> Target:
-    """The target at `/path` or `file:///path`, which is made if `create` says so and it is not there.
+def open_target(where: TargetSettings | str, *, create: bool = False) -> Target:
+    """The target at `/path`, `file:///path` or `s3://bucket/prefix`; a URL alone is enough where defaults will do.
 
-    Raise UsageError for anything else, TargetError if it is not there or cannot be used.
+    A directory is made if `create` says so and it is not there; a bucket never is. Raise UsageError for anything else,
+    TargetError if it is not there or cannot be used.
     """
-    path = url_or_path
-    if url_or_path.startswith("file:"):
-        parts = urlsplit(url_or_path)
+    settings = TargetSettings(where) if isinstance(where, str) else where
+    if settings.url.startswith("s3:"):
+        from trinity_snap.targets.s3 import S3Target
+
+        return S3Target(settings)
+    return LocalTarget(local_path(settings.url), create=create)
+
+
+def is_local(url: str) -> bool:
+    """Whether a target is a directory of this host."""
+    return url.startswith(("/", "file:"))
+
+
+def local_path(url: str) -> str:
+    """The directory that `/path` or `file:///path` means. Raise UsageError for anything else."""
+    path = url
+    if url.startswith("file:"):
+        parts = urlsplit(url)
         if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
-            raise UsageError(f"{url_or_path!r} is not the URL of a local directory.", next_step=_SUPPORTED)
+            raise UsageError(f"{without_password(url)!r} is not the URL of a local directory.", next_step=_SUPPORTED)
         path = unquote(parts.path, errors="surrogateescape")
     if not os.path.isabs(path) or "\0" in path:
-        raise UsageError(f"{url_or_path!r} is not a target that this version knows.", next_step=_SUPPORTED)
-    return LocalTarget(path, create=create)
+        raise UsageError(f"{without_password(url)!r} is not a target that this version knows.", next_step=_SUPPORTED)
+    return path

