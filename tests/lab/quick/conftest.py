@@ -79,7 +79,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     if _IN_GUEST or _HERE not in item.path.parents or item.get_closest_marker("skip"):
         return None  # pytest asks this of every test of the session, also of other directories
     if not _lab:
@@ -90,6 +90,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
         report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    # What the test before left set up for this one is not for the next; pytest's own protocol ends with the same.
+    item.session._setupstate.teardown_exact(nextitem)
     return True
 
 
