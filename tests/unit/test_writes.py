@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,14 +13,22 @@ import pytest
 from trinity_snap.restore.writes import WritesAhead
 
 
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[int]:
+    """The open directory that is written to."""
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_everything_is_written_to_its_place_and_ended_in_order(tmp_path: Path) -> None:
+def test_everything_is_written_to_its_place_and_ended_in_order(tmp_path: Path, holder: int) -> None:
     source = random.Random(3)
     before = descriptors()
-    writes = WritesAhead(lambda path: pytest.fail(f"{path!r} failed"))
+    writes = WritesAhead(lambda path: pytest.fail(f"{path!r} failed"), holder)
     ended: list[int] = []
     wanted = []
 
@@ -41,10 +50,10 @@ def test_everything_is_written_to_its_place_and_ended_in_order(tmp_path: Path) -
     assert descriptors() == before
 
 
-def test_a_write_that_fails_is_raised_with_its_path_and_nothing_stays_open(tmp_path: Path) -> None:
+def test_a_write_that_fails_is_raised_with_its_path_and_nothing_stays_open(tmp_path: Path, holder: int) -> None:
     before = descriptors()
     failed: list[bytes] = []
-    writes = WritesAhead(failed.append)
+    writes = WritesAhead(failed.append, holder)
 
     def write_all() -> None:
         for number in range(50):

@@ -89,7 +89,7 @@ class TreeWriter:
         self._link_paths: set[bytes] = set()
         self._left: list[Entry] = []
         self._at = b""
-        self._writes = WritesAhead(self._failed_at)
+        self._writes = WritesAhead(self._failed_at, holder)
 
     def write(self, entries: Iterable[Entry]) -> TreeResult:
         """Write the tree.

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from trinity_snap.restore.direct import DIRECT_BYTES, DirectFiles
 from trinity_snap.restore.system import begin_writeback
 
 __all__ = ["HANDED_OVER_BYTES", "WritesAhead", "write_places"]
@@ -33,20 +34,16 @@ def write_places(descriptor: int, data: bytes | memoryview, places: Places) -> N
                 offset += written
 
 
-def _write_out(descriptor: int, data: bytes | memoryview, places: Places) -> None:
-    write_places(descriptor, data, places)
-    # Begin to write to the disk now: all of it has to be there before the restore goes on.
-    begin_writeback(descriptor)
-
-
 class WritesAhead:
     """Writes that go on in other threads, ended in the order in which they were begun.
 
-    All its methods are for one thread. Memory is bounded: some 16 MiB wait to be written.
+    All its methods are for one thread. Memory is bounded: some 16 MiB wait to be written. `directory` is an open one of the
+    filesystem that is written to.
     """
 
-    def __init__(self, on_error: Callable[[bytes], None]) -> None:
+    def __init__(self, on_error: Callable[[bytes], None], directory: int) -> None:
         self._on_error = on_error
+        self._direct = DirectFiles(directory)
         self._pool: ThreadPoolExecutor | None = None
         self._waiting: deque[tuple[bytes, int, int, Future[None], Callable[[int], None] | None]] = deque()
         self._bytes = 0
@@ -65,7 +62,7 @@ class WritesAhead:
         """
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="write")
-        future = self._pool.submit(_write_out, descriptor, data, places)
+        future = self._pool.submit(self._write_out, descriptor, data, places)
         self._waiting.append((path, descriptor, len(data), future, then))
         self._bytes += len(data)
         while self._waiting[0][3].done() or self._bytes > _AHEAD_BYTES or len(self._waiting) > _AHEAD_WRITES:
@@ -87,6 +84,16 @@ class WritesAhead:
             os.close(descriptor)
         if self._pool is not None:
             self._pool.shutdown()
+
+    def _write_out(self, descriptor: int, data: bytes | memoryview, places: Places) -> None:
+        if self._direct.usable and len(data) >= DIRECT_BYTES:
+            with memoryview(data) as view:
+                for offset, start, length in places:
+                    self._direct.write(descriptor, view[start : start + length], offset)
+            return
+        write_places(descriptor, data, places)
+        # Begin to write to the disk now: all of it has to be there before the restore goes on.
+        begin_writeback(descriptor)
 
     def _end_first(self) -> None:
         path, descriptor, length, future, then = self._waiting.popleft()
