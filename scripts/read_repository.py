@@ -26,7 +26,7 @@ import unicodedata
 import urllib.parse
 from collections import namedtuple
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -206,6 +206,7 @@ class Repository:
     def __init__(self, root: Path, identity: Identity, expected_id: str | None = None) -> None:
         self.root, self.identity, self.complete = root, identity, True
         self.session_keys: dict[bytes, bytes] = {}
+        self.history: dict[bytes, list[bytes]] = {}
         if not (root / "repository").is_file():
             raise Refused(f"there is no trinity-snap repository in {root}")
         lists = [self._signed("repository", "repository")]
@@ -228,13 +229,14 @@ class Repository:
         else:
             raise failure
         self._check_mac(*lists[0][:3])
-        for signed in lists:
+        for signed in sorted(lists, key=lambda one: isinstance(g := one.members.get("generation"), int) and g):
             with self.survive("passed over"):
                 self._check_mac(*signed[:3])
                 if history := self._my_entry(signed).get("history"):  # keys of sessions from before it joined
                     key, sealed = identity.open(history, b"history" + self.id, f"the history in {signed.name}")
                     pairs = struct.iter_unpack("16s32s", unseal(key, bytes(12), sealed, b"", signed.name))
-                    self.session_keys |= dict(pairs)
+                    for session, session_key in pairs:
+                        self.history.setdefault(session, []).append(session_key)
 
     def report(self, text: str, *, damage: bool = True) -> None:
         """Say what is wrong; `damage` is whether something was lost or forged."""
@@ -301,11 +303,26 @@ class Repository:
             ids = [signed.members.get("repository"), signed.members.get("session")]
             _check(ids == [self.id.hex(), session.hex()], f"{signed.name} belongs to another repository or session")
             keys = _typed(signed.members.get("keys"), dict, signed.name)
-            if self.identity.id.hex() not in keys:
+            if self.identity.id.hex() in keys:
+                sealed, info = keys[self.identity.id.hex()], b"session" + self.id + session
+                self.session_keys[session], _ = self.identity.open(sealed, info, signed.name)
+            elif session in self.history:
+                self.session_keys[session] = self._fitting_key(session)
+            else:
                 raise Refused(f"{signed.name} is not sealed to this identity")
-            sealed, info = keys[self.identity.id.hex()], b"session" + self.id + session
-            self.session_keys[session], _ = self.identity.open(sealed, info, signed.name)
         return _hkdf(self.session_keys[session], head[40:], kind)
+
+    def _fitting_key(self, session: bytes) -> bytes:
+        """Return what the histories say of a session; where they differ, what opens a point of it (section 4)."""
+        keys = list(dict.fromkeys(self.history[session]))
+        for name in self._names("points") if len(keys) > 1 else ():
+            with self.open(name) as file:
+                data = file.read()
+            for key in keys if data[24:40] == session else ():
+                with suppress(Damaged):
+                    unseal(_hkdf(key, data[40:72], b"point"), bytes(12), data[72:], data[:72] + name.encode(), name)
+                    return key
+        return keys[0]
 
     def _point(self, name: str) -> dict[str, Any]:
         """Return the document of a recovery point, with its `id`, after checking all of section 8."""

@@ -4,22 +4,27 @@ TrinitySnapError                1   something failed
 ├── UsageError                  2   wrong usage
 │   └── PolicyError             2   a policy that cannot be used
 ├── HostBusy                    3   another run holds the host
-├── SomeFailed                 10   some agents failed, others did not
+├── SomeFailed                 10   some agents or replicas failed, others did not
 ├── LeftQuiesced               11   a container could not be resumed
 ├── GuaranteeNotMet            12   done, with a weaker guarantee than the policy asks for
 ├── NotEntitled                20   the edition of Trinity does not include this
 ├── IntegrityError             90   something read is not what was written
+│   └── SessionDamaged         90   the key of a run, without which nothing of it opens
 ├── DockerUnavailable           1   no Docker daemon, or no permission to talk to it
 ├── AgentMissing                2   no agent of that name
 ├── PointMissing                2   no such recovery point
 ├── PointAmbiguous              2   a prefix that fits several recovery points
 ├── KeyFileError                1   a key is missing, unreadable, too openly readable, or the wrong one
 │   ├── WrongKey                1   a key that does not open this repository
-│   └── IdentityNeeded          1   only an identity can do that
+│   ├── IdentityNeeded          1   only an identity can do that
+│   └── RecipientsMismatch      1   the repository is not sealed to whom this host seals
 ├── RepositoryError             1
 │   ├── RepositoryMissing       1   nothing there
 │   ├── RepositoryExists        1   there is one already
 │   └── ForeignRepository       1   another host's, or another format
+├── GrantError                  1   a restore grant is none, or is for something else
+│   └── GrantExpired            1   a restore grant whose time is over
+├── RemovalRefused              2   a forget or prune that might remove what is needed, and was not begun
 ├── SnapshotError               1   a snapshot could not be made, mounted or removed
 ├── RestoreError                1   a restore that could not be completed
 │   └── RestoreRefused          2   a restore that would harm something, and was not begun
@@ -49,7 +54,9 @@ class TrinitySnapError(Exception):
         self.next_step = next_step
 
     def __str__(self) -> str:
-        return " ".join(part for part in (self.message, self.untouched, self.next_step) if part)
+        rest = " ".join(part for part in (self.untouched, self.next_step) if part)
+        between = "\n" if "\n" in self.message else " "
+        return f"{self.message}{between}{rest}" if rest else self.message
 
     def to_json(self) -> dict[str, object]:
         """The error as the `--json` output shows it: kind, sentences and exit code."""
@@ -73,13 +80,20 @@ class PolicyError(UsageError):
 
 
 class HostBusy(TrinitySnapError):
-    """Another run holds this host."""
+    """Another run holds this host.
+
+    `undoes_first` says that it is one which undoes what dead runs left before it does anything of its own.
+    """
 
     exit_code = 3
 
+    def __init__(self, message: str, *, untouched: str = "", next_step: str = "", undoes_first: bool = False) -> None:
+        super().__init__(message, untouched=untouched, next_step=next_step)
+        self.undoes_first = undoes_first
+
 
 class SomeFailed(TrinitySnapError):
-    """Some agents failed while others succeeded."""
+    """Some agents or replicas failed while others succeeded."""
 
     exit_code = 10
 
@@ -106,6 +120,15 @@ class IntegrityError(TrinitySnapError):
     """Something read from a repository is not what was written to it."""
 
     exit_code = 90
+
+
+class SessionDamaged(IntegrityError):
+    """The object `name`, which holds the key of a run, is missing or damaged, and so nothing that the run wrote opens."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
 
 
 class DockerUnavailable(TrinitySnapError):
@@ -142,6 +165,10 @@ class IdentityNeeded(KeyFileError):
     """Only an identity can do that, and none was given."""
 
 
+class RecipientsMismatch(KeyFileError):
+    """The recipients in the repository are not those that this host seals to."""
+
+
 class RepositoryError(TrinitySnapError):
     """A repository cannot be used."""
 
@@ -156,6 +183,20 @@ class RepositoryExists(RepositoryError):
 
 class ForeignRepository(RepositoryError):
     """The repository belongs to another host, or has a format that this version does not know."""
+
+
+class GrantError(TrinitySnapError):
+    """A restore grant that is none, is damaged, or is for something else."""
+
+
+class GrantExpired(GrantError):
+    """A restore grant whose time is over."""
+
+
+class RemovalRefused(TrinitySnapError):
+    """Something would be removed that may be needed; nothing was."""
+
+    exit_code = 2
 
 
 class SnapshotError(TrinitySnapError):

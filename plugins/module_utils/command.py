@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import tempfile
 from typing import Any
 
 DONE = 0
@@ -21,7 +22,7 @@ OUTCOMES = {
     1: "failed",
     2: "wrong usage or policy",
     HOST_BUSY: "another run holds this host",
-    SOME_FAILED: "some agents failed",
+    SOME_FAILED: "some agents or replicas failed",
     LEFT_QUIESCED: "something was left quiesced: run `trinity-snap recover` on the host now",
     GUARANTEE_NOT_MET: "done, but a guarantee was not met",
     20: "not entitled",
@@ -113,6 +114,18 @@ def run(module: Any, arguments: list[str], data: str | None = None) -> CommandRe
     return CommandResult(rc, parsed, stderr, cmd)
 
 
+def write_files(module: Any, texts: list[str], suffix: str) -> list[str]:
+    """Write texts to files that go away with the module, and give their paths."""
+    directory = tempfile.mkdtemp(dir=module.tmpdir)
+    paths = []
+    for number, text in enumerate(texts):
+        path = os.path.join(directory, f"{number}{suffix}")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+        paths.append(path)
+    return paths
+
+
 def parse(text: str) -> dict[str, Any] | None:
     """Give the JSON object in `text`, or None. Lines before it, such as a library's warning, are skipped."""
     for candidate in (text, text[text.find("\n{") + 1 :]):
@@ -134,6 +147,21 @@ def fail(module: Any, result: CommandResult, detail: str = "", **extra: Any) -> 
     """Fail with the command's own sentence, the `detail`, its exit code and what else is known."""
     sentence = f"{result.message} ({detail})" if detail else result.message
     module.fail_json(msg=sentence, rc=result.rc, cmd=result.cmd, stderr=result.stderr, **extra)
+
+
+def difference(answer: dict[str, Any]) -> dict[str, str]:
+    """What diff mode shows of a command that goes by a plan: its lines."""
+    return {"before": "", "after": "".join(f"{line}\n" for line in answer.get("lines") or [])}
+
+
+def carry_out(module: Any, key: str, arguments: list[str]) -> None:
+    """Run a command that changes the host by a plan, or in check mode plans only, and end the module with `key` as the result."""
+    need_executable(module)
+    result = run(module, arguments)
+    report: dict[str, Any] = {key: result.data, "diff": difference(result.data)}
+    if result.rc != DONE:
+        fail(module, result, **report)
+    module.exit_json(changed=True, rc=result.rc, **report)
 
 
 def human_size(count: int) -> str:

@@ -112,6 +112,11 @@ agents:
     error:
       description: What went wrong, if anything.
       type: str
+replicas:
+  description: What became of each replica that the policy wants up to date after a run, as C(trinity-snap replicate) says it.
+  returned: when it ran
+  type: list
+  elements: dict
 """
 
 from typing import Any
@@ -140,9 +145,11 @@ def describe(agents: list[dict[str, Any]]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def troubles(agents: list[dict[str, Any]]) -> str:
-    """Which agents have errors, and which."""
-    return "; ".join(f"{agent['agent']}: {agent['error']}" for agent in agents if agent.get("error"))
+def troubles(agents: list[dict[str, Any]], replicas: list[dict[str, Any]]) -> str:
+    """Which agents and replicas have errors, and which."""
+    said = [f"{agent['agent']}: {agent['error']}" for agent in agents if agent.get("error")]
+    said += [f"replica {replica['name']}: {replica['error']}" for replica in replicas if replica.get("error")]
+    return "; ".join(said)
 
 
 def wanted_agents(module: Any) -> list[dict[str, Any]]:
@@ -174,15 +181,17 @@ def main() -> None:
         module.exit_json(changed=bool(agents), agents=agents, diff={"before": "", "after": describe(agents)})
     result = run(module, ["backup", *module.params["agents"]])
     agents = result.data.get("agents") or []
+    replicas = result.data.get("replicas") or []
     report = {
         "changed": any(agent.get("point") for agent in agents),
         "run_id": result.data.get("run_id"),
         "outcome": result.data.get("outcome"),
         "agents": agents,
+        "replicas": replicas,
         "diff": {"before": "", "after": describe(agents)},
     }
     if not accepted(result, module.params["accept_downgraded"]):
-        fail(module, result, detail=troubles(agents), **report)
+        fail(module, result, detail=troubles(agents, replicas), **report)
     if result.rc != DONE:
         module.warn(result.message)
     module.exit_json(rc=result.rc, **report)

@@ -63,7 +63,8 @@ points:
   description:
     - Recovery points, newest first, as in C(trinity-snap list --json).
     - A warning names each one that cannot be read.
-  returned: when asked for and C(installed)
+    - A host without an identity cannot list any; a warning says so, and there are none here.
+  returned: when asked for and C(installed), and the host has an identity
   type: list
   elements: dict
   sample:
@@ -114,6 +115,9 @@ def main() -> None:
         if subset == "points" and module.params["agent"]:
             arguments.append(module.params["agent"])
         result = run(module, arguments)
+        if result.data.get("error") == "IdentityNeeded":
+            module.warn(f"The recovery points of this host are not listed: {result.message}")
+            continue
         key, codes = COMPLETE.get(arguments[0], ("agents", (DONE,)))
         if key not in result.data or result.rc not in codes:
             fail(module, result, installed=True)

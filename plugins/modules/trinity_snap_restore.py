@@ -57,13 +57,44 @@ options:
     description: Restore under another name, as a new set of volumes.
     type: str
   in_place:
-    description: Write only what differs, straight into the present volumes. Nothing previous is kept.
+    description: Write only what differs, straight into the present volumes. Only what that replaces or removes is kept.
     type: bool
     default: false
   containers:
     description: Make the agent's container from its recorded definition if there is none.
     type: bool
     default: false
+  grant:
+    description:
+      - Make a grant on the control node, where the identity is, and restore with it; the host needs no identity then.
+      - The grant goes from C(trinity-snap grant) into C(trinity-snap restore) through the connection, and is in no variable,
+        argument, environment, log or file.
+      - Needs a connection that gives commands a standard input, such as P(ansible.builtin.ssh#connection).
+    type: dict
+    suboptions:
+      command:
+        description: The C(trinity-snap) command on the control node.
+        type: str
+        default: trinity-snap
+      policy:
+        description: A policy on the control node, with C(target) and C(keys.identity) of this host's repository.
+        type: path
+      identity:
+        description: The identity file on the control node, if the policy does not name it.
+        type: path
+      passphrase_file:
+        description: File on the control node with the identity's passphrase.
+        type: path
+      repository_id:
+        description: Refuse every repository but the one with this id.
+        type: str
+      valid:
+        description: For how long the grant is valid. The restore has to read all packs within that time.
+        type: str
+        default: 1h
+      target:
+        description: Where the repository is for the host, if the target can sign no addresses and the host's policy does not say.
+        type: str
 seealso:
   - module: trinity.snap.trinity_snap_backup
   - module: trinity.snap.trinity_snap_info
@@ -78,6 +109,13 @@ EXAMPLES = r"""
   trinity.snap.trinity_snap_restore:
     agent: researcher
     containers: true
+
+- name: Give an agent back on a host that has no identity
+  trinity.snap.trinity_snap_restore:
+    agent: researcher
+    containers: true
+    grant:
+      policy: /etc/trinity-snap/hosts/host1.yml
 
 - name: Look at one database as it was on Monday
   trinity.snap.trinity_snap_restore:
@@ -97,74 +135,35 @@ rc:
   description: Exit code of C(trinity-snap restore).
   returned: when it ran
   type: int
+grant:
+  description: What was granted, without the keys; see C(trinity-snap grant --json).
+  returned: with O(grant)
+  type: dict
 restore:
   description: The answer of C(trinity-snap restore --json); in check mode, the plan.
   returned: when it ran
   type: dict
 """
 
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trinity.snap.plugins.module_utils.command import (
-    COMMON_ARGUMENTS,
-    DONE,
-    fail,
-    need_executable,
-    run,
+from ansible_collections.trinity.snap.plugins.module_utils.command import carry_out
+from ansible_collections.trinity.snap.plugins.module_utils.restore import (
+    ARGUMENTS,
+    MUTUALLY_EXCLUSIVE,
+    restore_arguments,
 )
 
 
-def restore_arguments(parameters: dict[str, Any], dry_run: bool) -> list[str]:
-    """The command line that the parameters ask for."""
-    arguments = ["restore", parameters["agent"]]
-    for option, name in (("--point", "point"), ("--at", "at"), ("--to", "to"), ("--as", "as_name")):
-        if parameters[name] is not None:
-            arguments += [option, parameters[name]]
-    for path in parameters["paths"]:
-        arguments += ["--path", path]
-    switches = (
-        ("--in-place", parameters["in_place"]),
-        ("--containers", parameters["containers"]),
-        ("--release", parameters["state"] == "released"),
-        ("--dry-run", dry_run),
-        ("--yes", not dry_run),
-    )
-    return arguments + [switch for switch, wanted in switches if wanted]
-
-
-def describe(answer: dict[str, Any]) -> str:
-    """The steps of a plan, one per line, for the diff."""
-    plan = answer.get("plan")
-    holder = plan if isinstance(plan, dict) else answer
-    lines = holder.get("steps") or holder.get("lines") or []
-    return "".join(f"{line}\n" for line in lines)
-
-
 def main() -> None:
-    """Restore, or in check mode plan to."""
+    """Restore, or in check mode plan to. A grant never gets here: the action plugin of the same name deals with it."""
     module = AnsibleModule(
-        argument_spec=dict(
-            COMMON_ARGUMENTS,
-            agent={"type": "str", "required": True},
-            state={"type": "str", "choices": ["restored", "released"], "default": "restored"},
-            point={"type": "str"},
-            at={"type": "str"},
-            paths={"type": "list", "elements": "str", "default": []},
-            to={"type": "path"},
-            as_name={"type": "str"},
-            in_place={"type": "bool", "default": False},
-            containers={"type": "bool", "default": False},
-        ),
-        mutually_exclusive=[("point", "at"), ("to", "as_name"), ("to", "in_place"), ("as_name", "in_place")],
+        argument_spec=ARGUMENTS,
+        mutually_exclusive=MUTUALLY_EXCLUSIVE,
         supports_check_mode=True,
     )
-    need_executable(module)
-    result = run(module, restore_arguments(module.params, dry_run=module.check_mode))
-    report = {"restore": result.data, "diff": {"before": "", "after": describe(result.data)}}
-    if result.rc != DONE:
-        fail(module, result, **report)
-    module.exit_json(changed=True, rc=result.rc, **report)
+    if module.params["grant"]:
+        module.fail_json(msg="A grant needs the action plugin trinity.snap.trinity_snap_restore.")
+    carry_out(module, "restore", restore_arguments(module.params, dry_run=module.check_mode))
 
 
 if __name__ == "__main__":

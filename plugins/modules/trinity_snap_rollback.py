@@ -66,13 +66,7 @@ rollback:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trinity.snap.plugins.module_utils.command import (
-    COMMON_ARGUMENTS,
-    DONE,
-    fail,
-    need_executable,
-    run,
-)
+from ansible_collections.trinity.snap.plugins.module_utils.command import COMMON_ARGUMENTS, carry_out
 
 
 def rollback_arguments(parameters: dict[str, Any], dry_run: bool) -> list[str]:
@@ -93,13 +87,7 @@ def main() -> None:
         ),
         supports_check_mode=True,
     )
-    need_executable(module)
-    result = run(module, rollback_arguments(module.params, dry_run=module.check_mode))
-    after = "".join(f"{line}\n" for line in result.data.get("lines") or [])
-    report = {"rollback": result.data, "diff": {"before": "", "after": after}}
-    if result.rc != DONE:
-        fail(module, result, **report)
-    module.exit_json(changed=True, rc=result.rc, **report)
+    carry_out(module, "rollback", rollback_arguments(module.params, dry_run=module.check_mode))
 
 
 if __name__ == "__main__":

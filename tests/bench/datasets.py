@@ -56,7 +56,7 @@ def make(data_set: DataSet, root: Path, seed: int = 1) -> None:
     """Make the tree at `root`, unless it is there complete already."""
     marker = root.parent / f"{root.name}{_COMPLETE}"
     wanted = f"{data_set} {seed}"
-    if marker.is_file() and marker.read_text() == wanted:
+    if root.is_dir() and marker.is_file() and marker.read_text() == wanted:
         return
     marker.unlink(missing_ok=True)
     shutil.rmtree(root, ignore_errors=True)

@@ -16,7 +16,7 @@ import pytest
 from trinity_snap.errors import ObjectMissing, TargetError
 from trinity_snap.targets import Target
 
-FLAT_KINDS = ("fences", "index", "points", "receipts", "recipients", "sessions")
+FLAT_KINDS = ("copies", "fences", "index", "points", "receipts", "recipients", "sessions")
 
 HOSTILE_NAMES = [
     "",

@@ -13,15 +13,17 @@ import pytest
 
 from tests.engine.conftest import Store
 from tests.engine.test_backup_engine import contents, on_disk
+from tests.lab.descriptors import open_below
 from trinity_snap.backup.engine import AgentPoint, Committed, Engine, SourceSpec
 from trinity_snap.backup.treecache import TreeWriter
-from trinity_snap.errors import SnapshotError
+from trinity_snap.errors import SnapshotError, TargetError
 from trinity_snap.repository import chunkindex
 from trinity_snap.repository.chunkindex import ChunkIndex
 from trinity_snap.repository.packs import Segment
 from trinity_snap.repository.verify import verify
 from trinity_snap.snapshot.beneath import Beneath
 from trinity_snap.snapshot.view import DirectoryView, SourceView, WalkItem, walk_directory
+from trinity_snap.targets import LocalTarget
 
 SOURCE = SourceSpec("v")
 POINT = AgentPoint("a", "h", "0" * 32, 0, "none", "directory", "file-consistent")
@@ -31,6 +33,27 @@ LATER = 1 << 62
 def commit(store: Store, view: SourceView) -> Committed:
     with Engine(store.open(), store.cache) as engine:
         return engine.commit(POINT, [(SOURCE, engine.ship(SOURCE, view, LATER))])
+
+
+@pytest.mark.parametrize("prefix", ["sessions/", "packs/", "index/", "points/"])
+def test_a_store_that_says_that_it_has_what_it_never_got_is_not_believed(
+    store: Store, tmp_path: Path, prefix: str
+) -> None:
+    class Liar(LocalTarget):
+        def put_if_absent(self, name: str, data: bytes | bytearray | memoryview) -> bool:
+            return not name.startswith(prefix) and super().put_if_absent(name, data)
+
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "file").write_bytes(os.urandom(1000))
+
+    def back_up() -> None:
+        with Engine(store.open(Liar(str(store.directory))), store.cache) as engine:
+            engine.commit(POINT, [(SOURCE, engine.ship(SOURCE, DirectoryView(root), LATER))])
+
+    with pytest.raises(TargetError, match=f"did not take {prefix}"):
+        back_up()
+    assert store.objects("points/") == set()
 
 
 def test_what_a_later_pass_shipped_goes_before_what_the_first_did(store: Store, tmp_path: Path) -> None:
@@ -128,9 +151,9 @@ def test_live_and_resting_walks_see_the_same(tmp_path: Path) -> None:
 
     make_tree(tmp_path / "tree", 100)
     root = os.fsencode(tmp_path / "tree")
-    before = len(os.listdir("/proc/self/fd"))
+    list(walk_directory(root))  # the first to read a directory may change its access time
     assert list(walk_directory(root, live=True)) == list(walk_directory(root))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_below(tmp_path) == []
 
 
 def test_a_directory_whose_attributes_cannot_be_read_keeps_what_is_in_it(store: Store, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_links_and_devices_in_place_of_objects_are_never_followed(target: Target
 
 @pytest.mark.parametrize(
     "url",
-    ["", "relative/path", "sftp://host/prefix", "file://host/path", "file:relative", "ssh://h/p", "/a\0b"],
+    ["", "relative/path", "ftp://host/prefix", "file://host/path", "file:relative", "ssh://h/p", "/a\0b"],
 )
 def test_other_targets_are_refused_with_what_is_supported(url: str) -> None:
     with pytest.raises(UsageError, match="file:///var/backups"):
@@ -494,9 +494,15 @@ def test_a_full_disk_loses_nothing_and_leaves_nothing(small_filesystem: Path) ->
     assert {name: target.get(name) for name in stored} == stored
 
 
+def test_trying_a_directory_out_leaves_nothing(tmp_path: Path) -> None:
+    target = LocalTarget(tmp_path / "target", create=True)
+    target.try_out()
+    assert [path for path in (tmp_path / "target").rglob("*") if path.is_file()] == []
+
+
 @pytest.mark.host
 def test_a_read_only_filesystem_denies_writing_and_allows_reading(small_filesystem: Path) -> None:
-    target = open_target(str(small_filesystem), create=True)
+    target = LocalTarget(small_filesystem, create=True)
     name = flat_name()
     target.put_if_absent(name, b"data")
     subprocess.run(["mount", "-o", "remount,ro", str(small_filesystem)], check=True)
@@ -504,6 +510,8 @@ def test_a_read_only_filesystem_denies_writing_and_allows_reading(small_filesyst
         target.put_if_absent(flat_name(), b"x")
     with pytest.raises(TargetDenied):
         target.delete(name)
+    with pytest.raises(TargetDenied, match="Nothing can be stored"):
+        target.try_out()
     assert open_target(str(small_filesystem)).get(name) == b"data"
     assert list(target.list_prefix("")) == [name]
 

@@ -49,11 +49,12 @@ class CrashingTarget:
         if number == self.at and not self.after:
             self.dead = True
             raise Crash
-        result = operation()
-        if number == self.at:
-            self.dead = True
-            raise Crash
-        return result
+        try:
+            return operation()
+        finally:
+            if number == self.at:
+                self.dead = True
+                raise Crash  # in the place of an error, too
 
     def put_if_absent(self, name: str, data: bytes | bytearray | memoryview) -> bool:
         return self._run(f"put {name}", lambda: self.inner.put_if_absent(name, data))

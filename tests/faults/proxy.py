@@ -22,6 +22,7 @@ class Request:
     path: str
     length: int
     headers: dict[str, str]
+    body: bytes = b""  # only a short one
 
     @property
     def is_list(self) -> bool:
@@ -72,10 +73,17 @@ class Proxy:
     def count(self, method: str, part: str = "") -> int:
         return sum(request.method == method and part in request.path for request in self.requests)
 
-    def begin(self, handler: BaseHTTPRequestHandler, length: int) -> Request:
+    def begin(self, handler: BaseHTTPRequestHandler, body: bytes) -> Request:
         with self._lock:
             method = handler.command
-            request = Request(len(self.requests), method, handler.path, length, dict(handler.headers.items()))
+            request = Request(
+                len(self.requests),
+                method,
+                handler.path,
+                len(body),
+                dict(handler.headers.items()),
+                body if len(body) < 4096 else b"",
+            )
             self.requests.append(request)
             self._now[method] = self._now.get(method, 0) + 1
             self.most_at_once[method] = max(self.most_at_once.get(method, 0), self._now[method])
@@ -96,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        request = self.proxy.begin(self, len(body))
+        request = self.proxy.begin(self, body)
         try:
             time.sleep(self.proxy.latency)
             self._serve(request, body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -110,6 +111,16 @@ def test_the_main_job(host: Host) -> None:
     assert host.daemon.client.containers.get("agent-web").status == "running"
 
 
+def test_an_agent_is_restored_beside_everything_or_under_another_name(host: Host, tmp_path: Path) -> None:
+    place = tmp_path / "look"
+    played = host.play("restore", trinity_snap_restore_agents=["web"], trinity_snap_restore_to=str(place))
+    assert played.code == 0, played.output
+    assert (place / VOLUMES[0] / "notes").read_text() == "first"
+    played = host.play("restore", trinity_snap_restore_agents=["web"], trinity_snap_restore_as="web-2")
+    assert played.code == 0, played.output
+    assert (mount_point(host, "agent-web-2-workspace") / "notes").read_text() == "first"
+
+
 def test_a_lost_host_gets_containers_and_volumes_back(host: Host) -> None:
     host.daemon.clean()
     played = host.play("restore", trinity_snap_restore_agents=["*"], trinity_snap_restore_containers=True)
@@ -118,6 +129,25 @@ def test_a_lost_host_gets_containers_and_volumes_back(host: Host) -> None:
     container = host.daemon.client.containers.get("agent-web")
     assert {mount["Name"] for mount in container.attrs["Mounts"]} == set(VOLUMES)
     assert container.labels["trinity.agent-name"] == "web"
+
+
+def test_a_lost_host_without_keys_gets_everything_back_with_a_grant(host: Host) -> None:
+    host.daemon.clean()
+    sealed = host.directory / "sealed/policy.yml"
+    sealed.parent.mkdir()
+    state = str(host.directory / "sealed/state")
+    target = str(host.directory / "repository")
+    sealed.write_text(json.dumps({"target": target, "keys": {"identity": None}, "state": {"directory": state}}))
+    played = host.play(
+        "restore", trinity_snap_policy=str(sealed), trinity_snap_restore_agents=["*"],
+        trinity_snap_restore_containers=True, trinity_snap_restore_grant=True,
+        trinity_snap_restore_grant_policy=str(host.policy), trinity_snap_restore_grant_command=str(host.command),
+    )  # fmt: skip
+    assert (played.code, played.stats["changed"]) == (0, 1), played.output
+    assert (mount_point(host, VOLUMES[1]) / "page").read_text() == "hello"
+    container = host.daemon.client.containers.get("agent-web")
+    assert {mount["Name"] for mount in container.attrs["Mounts"]} == set(VOLUMES)
+    assert not list(sealed.parent.glob("*.key"))
 
 
 def test_an_unknown_agent_fails_and_is_named(host: Host) -> None:

@@ -12,6 +12,7 @@ import hmac
 import importlib
 import json
 import shutil
+import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -23,11 +24,15 @@ from types import ModuleType
 import msgspec
 import zstandard
 
-from trinity_snap.errors import ObjectMissing, TrinitySnapError
+from trinity_snap.errors import IntegrityError, ObjectMissing, TrinitySnapError
 from trinity_snap.policy import load_policy
+from trinity_snap.repository.copies import copy_notes
 from trinity_snap.repository.documents import split_document
+from trinity_snap.repository.fences import read_fence
+from trinity_snap.repository.grantform import decode_grant, encode_grant
+from trinity_snap.repository.grants import Grant, GrantedPack, GrantedRepository
 from trinity_snap.repository.identity import load_host_key, load_identity, load_recipient, save_identity
-from trinity_snap.repository.keys import HostSecret, Identity
+from trinity_snap.repository.keys import HostSecret, Identity, object_key
 from trinity_snap.repository.manifest import (
     Entry,
     PageReference,
@@ -37,8 +42,10 @@ from trinity_snap.repository.manifest import (
     encode_root,
 )
 from trinity_snap.repository.packs import PackBuilder, PackOpener, decode_table
-from trinity_snap.repository.points import RecoveryPoint, Volume, open_point, seal_point
-from trinity_snap.repository.reader import open_pack
+from trinity_snap.repository.pins import Pins, load_pins, save_pins
+from trinity_snap.repository.points import PackReference, RecoveryPoint, Volume, open_point, seal_point
+from trinity_snap.repository.reader import SessionKeys, open_pack
+from trinity_snap.repository.receipts import read_receipts
 from trinity_snap.repository.recipients import (
     current_recipients,
     open_host_secret,
@@ -51,6 +58,7 @@ from trinity_snap.repository.sealed import INDEX_MAGIC, POINT_MAGIC, Header, par
 from trinity_snap.repository.segments import as_stored, decode_segment, encode_segment
 from trinity_snap.repository.session import read_index
 from trinity_snap.repository.words import identity_from_words, identity_to_words
+from trinity_snap.targets import sftp_wire
 from trinity_snap.targets.protocol import ObjectStat
 
 REPOSITORY_ID, SESSION_ID, SESSION_KEY = bytes(range(16)), bytes(range(16, 32)), bytes(range(32, 64))
@@ -58,6 +66,9 @@ POINT_ID, INDEX_NAME = "5a" * 16, f"index/{'a5' * 16}"
 HOST = HostSecret(bytes(range(64, 96)), REPOSITORY_ID)
 IDENTITY = Identity(bytes(range(96, 128)), "operator")
 SALT = bytes(32)
+_COPY_NOTE = json.dumps(
+    {"format": "trinity-snap copies", "version": 1, "repository": REPOSITORY_ID.hex(), "points": [POINT_ID]}
+).encode()
 
 
 @dataclass(frozen=True)
@@ -121,8 +132,8 @@ def _pack() -> bytes:
 def _open_pack(data: bytes) -> None:
     digest = hashlib.sha256(data).hexdigest()
     target = OneObject({f"packs/{digest[:2]}/{digest}": data})
-    pack = open_pack(target, REPOSITORY_ID, digest, len(data), lambda session: SESSION_KEY)
-    opener, offset = pack.opener(), 72
+    pack = open_pack(target, SessionKeys(HOST, lambda session: SESSION_KEY), digest, len(data))
+    opener, offset = pack.opener, 72
     for number, segment in enumerate(pack.table):
         sealed = target.get_range(pack.name, offset, segment.sealed_length)
         opener.open_segment(sealed, number, segment.length)
@@ -211,7 +222,28 @@ def _session() -> bytes:
     return seal_session(SESSION_KEY, REPOSITORY_ID, SESSION_ID, [IDENTITY.recipient], HOST.mac_key)
 
 
+def _deletion(members: Mapping[str, object]) -> bytes:
+    head = {"format": "trinity-snap receipt", "version": 1, "repository": REPOSITORY_ID.hex()}
+    if "packs" in members:
+        head["format"] = "trinity-snap fence"
+    return json.dumps(head | dict(members)).encode()
+
+
+def _open_fence(line: bytes) -> None:
+    read_fence(OneObject({"fences/x": signed("fence", line)}), HOST, "fences/x")
+
+
+def _open_receipt(line: bytes) -> None:
+    if read_receipts(OneObject({"receipts/x": signed("receipt", line)}), HOST).damaged:
+        raise IntegrityError("damaged")
+
+
 @cache
+def _read_copy_note(data: bytes) -> None:
+    if not any(copy_notes(OneObject({f"copies/{'c' * 32}": data}), REPOSITORY_ID).values()):
+        raise IntegrityError("the note was passed over")
+
+
 def _scratch() -> Path:
     shared = Path("/dev/shm")
     path = Path(tempfile.mkdtemp(prefix="fuzz-", dir=shared if shared.is_dir() else None))
@@ -239,6 +271,12 @@ def _identity_file() -> bytes:
     return path.read_bytes()
 
 
+def _pins_file() -> bytes:
+    path = _scratch() / "pins"
+    save_pins(path, Pins((IDENTITY.recipient,), (IDENTITY.recipient,)))
+    return path.read_bytes()
+
+
 def _entries() -> list[Entry]:
     chunk = bytes(32)
     return [
@@ -259,6 +297,31 @@ def independent_reader() -> ModuleType:
         sys.path.pop()
 
 
+def _grant() -> bytes:
+    pack = _pack()
+    digest = hashlib.sha256(pack).hexdigest()
+    packs = {digest: GrantedPack(len(pack), object_key(SESSION_KEY, pack[40:72], "pack"), SESSION_ID, pack[40:72])}
+    name = f"packs/{digest[:2]}/{digest}"
+    point = _point(bytes.fromhex(digest) + len(pack).to_bytes(8, "big"))
+    reference, lost = point.pack_references()[0], PackReference("ab" * 32, 4096)
+    return encode_grant(
+        Grant(
+            REPOSITORY_ID, "s3://bucket/x", 1, 2, ("data",), point, HOST.chunk_id_key, packs,
+            {name: f"https://store.example/bucket/x/{name}?X-Amz-Signature={'5a' * 32}"}, None,
+            {lost.name: lost}, {lost.name: f"{reference.name} is missing."},
+        )
+    )  # fmt: skip
+
+
+def _open_grant(data: bytes) -> None:
+    grant = decode_grant(data)
+    pack = _pack()
+    name = hashlib.sha256(pack).hexdigest()
+    reader = GrantedRepository(grant, OneObject({f"packs/{name[:2]}/{name}": pack})).reader(grant.point)
+    _ = reader.damaged_packs, grant.point.created, grant.addresses and list(grant.addresses.values())
+    repr(grant)
+
+
 def _reader_page(data: bytes) -> None:
     reader = independent_reader()
     try:
@@ -271,6 +334,32 @@ def _reader_page(data: bytes) -> None:
 
 def _text(decode: Callable[[str], object]) -> Callable[[bytes], object]:
     return lambda data: decode(data.decode("utf-8", "surrogateescape"))
+
+
+def _sftp_packet(data: bytes) -> None:
+    """All that an SFTP server may answer; the first byte says what is expected."""
+    parsers: list[Callable[[bytes], object]] = [
+        *(sftp_wire.parse_status, sftp_wire.parse_string, sftp_wire.parse_attributes, sftp_wire.parse_names),
+        *(sftp_wire.parse_extensions, sftp_wire.parse_limits, sftp_wire.parse_filesystem),
+    ]
+    try:
+        parsers[data[0] % len(parsers) if data else 0](data[1:])
+    except sftp_wire.Garbled as error:
+        raise TrinitySnapError(str(error)) from error
+
+
+def _sftp_answers() -> list[bytes]:
+    attributes = struct.pack(">IQIIIII", 0xD, 100, 0o100400, 1, 2, 0, 0)
+    name = sftp_wire.string("a" * 32)
+    return [
+        b"\0" + struct.pack(">I", 4) + sftp_wire.string("Failure") + sftp_wire.string(""),
+        b"\1" + sftp_wire.string(b"\0\0\0\1"),
+        b"\2" + attributes,
+        b"\3" + struct.pack(">I", 2) + (name + name + attributes) * 2,
+        b"\4" + sftp_wire.string(sftp_wire.FSYNC) + sftp_wire.string("1"),
+        b"\5" + struct.pack(">QQQQ", 262144, 261120, 261120, 100),
+        b"\6" + struct.pack(">11Q", *range(1, 12)),
+    ]
 
 
 _POLICY = b"""\
@@ -318,10 +407,22 @@ def decoders() -> dict[str, Decoder]:
         "two lines": Decoder(split_document, [session, signed("repository", line)]),
         "repository": Decoder(_open_repository, [line]),
         "session": Decoder(_open_session, [session.split(b"\n")[0]]),
+        "copy note": Decoder(_read_copy_note, [_COPY_NOTE]),
+        "fence": Decoder(_open_fence, [_deletion({"packs": ["ab" * 32]})]),
+        "receipt": Decoder(
+            _open_receipt,
+            [
+                _deletion({"subject": "points", "points": [["ab" * 16, 1]]}),
+                _deletion({"subject": "hold", "point": "ab" * 16}),
+            ],
+        ),
         "identity file": Decoder(_of_file(_wrapped_with_trinity), [key_files]),
         "host key file": Decoder(_of_file(load_host_key), [key_files]),
         "recipient file": Decoder(_of_file(load_recipient), [key_files]),
+        "grant": Decoder(_open_grant, [_grant()]),
+        "pins file": Decoder(_of_file(load_pins), [_pins_file()]),
         "words": Decoder(_text(identity_from_words), [words]),
         "policy": Decoder(_of_file(load_policy), [_POLICY]),
         "independent reader": Decoder(_reader_page, [page]),
+        "sftp packets": Decoder(_sftp_packet, _sftp_answers()),
     }

@@ -106,6 +106,23 @@ def check_databases(place: Path, name: str) -> int:
     return told
 
 
+def test_an_agent_whose_volume_vanishes_before_it_is_looked_at_fails_alone(
+    btrfs_daemon: Daemon, tmp_path: Path
+) -> None:
+    product = install(tmp_path, btrfs_daemon)
+    for name in ("one", "two"):
+        btrfs_daemon.run(f"agent-{name}", volumes=[f"agent-{name}-workspace:/home/developer"])
+    process = product.start("backup", "--json", TRINITY_SNAP_HANG_AT="discovered")
+    os.waitpid(process.pid, os.WUNTRACED)
+    shutil.rmtree(volume(btrfs_daemon, "agent-one-workspace"))
+    os.kill(process.pid, signal.SIGCONT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 10, output + errors
+    found = {agent["agent"]: agent for agent in json.loads(output)["agents"]}
+    assert {name: agent["outcome"] for name, agent in found.items()} == {"one": "failed", "two": "done"}
+    assert "nothing is there" in found["one"]["error"]
+
+
 @pytest.mark.slow
 def test_fifty_backups_of_busy_databases_are_all_whole(daemon: Daemon, tmp_path: Path) -> None:
     product = install(tmp_path, daemon)

@@ -33,6 +33,7 @@ Start = Callable[..., subprocess.Popen[bytes]]
 AGENT = """
 import os, signal, sqlite3, time
 home, ending = "/home/developer", []
+os.nice(int(os.environ.get("NICE", "0")))
 signal.signal(signal.SIGTERM, lambda *_: ending.append(True))
 def opened():
     databases = []
@@ -83,7 +84,8 @@ def start_agent(daemon: Daemon, name: str, command: list[str], image: str, **opt
     }  # fmt: skip
     container = daemon.create(f"agent-{name}", command, image=image, **options)
     for part in ("workspace", "public"):
-        os.chown(volume(daemon, f"agent-{name}-{part}"), 1000, 1000)
+        options = daemon.client.volumes.get(f"agent-{name}-{part}").attrs["Options"] or {}
+        os.chown(options.get("device") or volume(daemon, f"agent-{name}-{part}"), 1000, 1000)
     container.start()
     return container
 
@@ -142,24 +144,45 @@ def check_crash_consistent(place: Path, name: str) -> None:
         database.close()
 
 
+# Who keeps which promise: the name of the agent of each mode.
+MODES = {"stopped": "stop", "hooked": "hooks", "paused": "pause", "loose": "none"}
+
+
+def start_busy(daemon: Daemon, name: str, nice: int = 0) -> None:
+    """An agent that writes to its databases all the time, with the hooks that bring them to rest if its name says so.
+
+    `nice` is how much it leaves the processor to others.
+    """
+    # A power cut spares only what was synced, and a snapshot of a running agent is no better.
+    sync = "full" if name.startswith("loose") else "off"
+    environment = {"HOME": "/home/developer", "SYNC": sync, "NICE": str(nice)}
+    start_agent(daemon, name, ["python3", "-c", AGENT], PYTHON, environment=environment)
+    if name.startswith("hooked"):
+        give_hooks(daemon, name)
+
+
+def check_promise(place: Path, name: str, mode: str) -> None:
+    """What was extracted of a busy agent is as its mode promises, on a provider that makes true snapshots."""
+    if mode in ("stop", "hooks"):
+        check_at_rest(place, name)
+        assert (place / f"agent-{name}-workspace" / {"stop": "closed", "hooks": "held"}[mode]).exists()
+    else:
+        check_crash_consistent(place, name)
+
+
 @pytest.mark.slow
 def test_every_mode_keeps_its_promise_to_databases_in_use(
     daemon: Daemon, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    modes = {"stopped": "stop", "hooked": "hooks", "paused": "pause", "loose": "none"}
-    overrides = {name: {"quiesce": {"mode": mode}} for name, mode in modes.items()}
+    overrides = {name: {"quiesce": {"mode": mode}} for name, mode in MODES.items()}
     product = install(tmp_path, daemon, overrides=overrides)
-    for name in modes:
-        # A power cut spares only what was synced, and a snapshot of a running agent is no better.
-        sync = "full" if name == "loose" else "off"
-        start_agent(
-            daemon, name, ["python3", "-c", AGENT], PYTHON, environment={"HOME": "/home/developer", "SYNC": sync}
-        )
-    home = give_hooks(daemon, "hooked")
+    for name in MODES:
+        start_busy(daemon, name)
+    home = volume(daemon, "agent-hooked-workspace")
     is_atomic = daemon.data_root.parent.name == "btrfs"
     for _ in range(request.config.getoption("--mode-rounds")):
-        before = {name: said(daemon, name) for name in modes}
-        wait_until(lambda before=before: all(said(daemon, name) > before[name] + 20 for name in modes))  # type: ignore[misc]
+        before = {name: said(daemon, name) for name in MODES}
+        wait_until(lambda before=before: all(said(daemon, name) > before[name] + 20 for name in MODES))  # type: ignore[misc]
         result = run_backup(product.policy)
         assert (result.outcome, result.exit_code()) == ("done", 0), [agent.problems for agent in result.agents]
         agents = {agent.agent: agent for agent in result.agents}
@@ -170,16 +193,13 @@ def test_every_mode_keeps_its_promise_to_databases_in_use(
         assert agents["loose"].pause_seconds == agents["stopped"].pause_seconds == 0
         assert agents["stopped"].stopped_seconds > max(agents[name].pause_seconds for name in ("hooked", "paused")) > 0
         repository = product.repository()
-        for name in modes:
+        for name, mode in MODES.items():
             place = tmp_path / "check"
             point = repository.read_point(str(agents[name].point))
-            assert point.mode == modes[name]
+            assert point.mode == mode
             extract(repository, point, place)
-            if name in ("stopped", "hooked"):
-                check_at_rest(place, name)
-                assert (place / f"agent-{name}-workspace" / {"stopped": "closed", "hooked": "held"}[name]).exists()
-            elif name == "paused" or is_atomic:
-                check_crash_consistent(place, name)
+            if is_atomic or mode != "none":
+                check_promise(place, name, mode)
             assert int((place / f"agent-{name}-public" / "said").read_bytes()) > before[name]
             shutil.rmtree(place)
         assert (home / "after").read_text().splitlines()[-1] == f"done {result.run_id}"
@@ -224,19 +244,30 @@ def test_hooks_run_as_the_agents_user_and_are_told_what_happened(btrfs_daemon: D
 
 def test_an_agent_without_the_default_hook_is_paused_and_that_is_said(btrfs_daemon: Daemon, start_run: Start) -> None:
     start_quiet(btrfs_daemon, "none")
+    answer = finish(start_run(btrfs_daemon, "--mode", "hooks"))
+    assert (answer["code"], answer["shortfalls"]) == (0, {})
+    assert answer["labels"] == {"none": "host-crash-consistent"}
+    assert ["pre-snapshot" in note for note in answer["notes"]] == [True]
+
+
+def test_a_default_hook_that_cannot_be_run_has_failed(btrfs_daemon: Daemon, start_run: Start) -> None:
     start_quiet(btrfs_daemon, "not-executable")
     home = give_hooks(btrfs_daemon, "not-executable")
     (home / ".trinity/pre-snapshot").chmod(0o644)
+    start_quiet(btrfs_daemon, "no-shell", command=["sleep", "1000000"])
+    shell = ["rm", "-f", "/bin/sh"]
+    assert btrfs_daemon.client.containers.get("agent-no-shell").exec_run(shell, user="0").exit_code == 0
     answer = finish(start_run(btrfs_daemon, "--mode", "hooks"))
-    assert (answer["code"], answer["shortfalls"]) == (0, {})
+    assert list(answer["shortfalls"]) == ["not-executable"]
+    assert "cannot be run" in answer["shortfalls"]["not-executable"]
     assert set(answer["labels"].values()) == {"host-crash-consistent"}
-    assert ["pre-snapshot" in note for note in answer["notes"]] == [True, True]
-    assert not (home / "after").exists()
+    assert any("no-shell" in note and "only paused" in note for note in answer["notes"])
+    assert (home / "after").read_text().startswith("failed")
 
 
 @pytest.mark.parametrize(
     ("before", "words"),
-    [("echo no room; exit 3", ["exit code 3", "no room"]), ("exec sleep 1000", ["within 1 s"]), ("nonsense", ["127"])],
+    [("echo no room; exit 3", ["exit code 3", "no room"]), ("sleep 1000; true", ["within 1 s"]), ("nonsense", ["127"])],
 )
 def test_a_before_hook_that_fails_costs_its_agent_the_label_and_nobody_else(
     btrfs_daemon: Daemon, start_run: Start, before: str, words: list[str]
@@ -272,7 +303,10 @@ def test_a_failed_hook_is_seen_in_the_result_of_the_backup(ext4_daemon: Daemon, 
         "a": ("downgraded", "host-crash-consistent"), "b": ("done", "application-consistent"),
     }  # fmt: skip
     assert "exit code 7" in answer["agents"][0]["error"]
-    assert any("after-hook of b" in note and "exit code 9" in note for note in answer["notes"])
+    (left,) = answer["left_behind"]
+    assert "after-hook of b" in left
+    assert "exit code 9" in left
+    assert any("after-hook of b" in warning for warning in product.run("status", code=None)["warnings"])
     product.write_policy(quiesce={"mode": "hooks", "on_hook_failure": "fail"})
     answer = product.run("backup", code=10)
     assert [(each["agent"], each["outcome"]) for each in answer["agents"]] == [("a", "failed"), ("b", "done")]
@@ -280,6 +314,27 @@ def test_a_failed_hook_is_seen_in_the_result_of_the_backup(ext4_daemon: Daemon, 
 
 
 # -- stop ---------------------------------------------------------------------------------------------------------------
+
+
+def test_an_agent_that_gets_no_point_anyway_is_not_shut_down_for_one(ext4_daemon: Daemon, tmp_path: Path) -> None:
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(staging)], check=True)
+    try:
+        precopy = {"staging": str(staging), "settle_bytes": 0, "max_passes": 1}
+        product = install(tmp_path, ext4_daemon, quiesce={"mode": "stop"}, snapshot={"precopy": precopy})
+        writing = "dd if=/dev/zero of=big bs=1M count=30; touch ready; while :; do touch big; sleep 0.1; done"
+        doomed = start_quiet(ext4_daemon, "doomed", command=["sh", "-c", f"trap 'exit 0' TERM; cd; {writing}"])
+        fine = start_quiet(ext4_daemon, "fine")
+        wait_until((volume(ext4_daemon, "agent-doomed-workspace") / "ready").exists)
+        before = {one.name: one.attrs["State"]["StartedAt"] for one in (doomed, fine) if one.reload() is None}
+        answer = product.run("backup", code=10)
+        assert {each["agent"]: each["outcome"] for each in answer["agents"]} == {"doomed": "failed", "fine": "done"}
+        assert "20 MiB" in answer["agents"][0]["error"] or "19 MiB" in answer["agents"][0]["error"]
+        after = {one.name: one.attrs["State"]["StartedAt"] for one in (doomed, fine) if one.reload() is None}
+        assert [name for name in before if before[name] != after[name]] == ["agent-fine"]
+    finally:
+        subprocess.run(["umount", str(staging)], check=True)
 
 
 def test_stopping_leaves_everything_as_it_was_and_tells_a_clean_shutdown_from_a_kill(

@@ -67,6 +67,15 @@ def hang(start_run: Start, daemon: Daemon, step: str, *more: str) -> subprocess.
     return process
 
 
+def kill_both(start_run: Start, daemon: Daemon, home: Path, step: str) -> None:
+    """A run comes to that step, and then it and its guardian die."""
+    process = hang(start_run, daemon, step)
+    (guardian,) = guardians(home)
+    kill_and_wait(guardian)
+    process.kill()
+    process.communicate()
+
+
 def assert_nothing_is_left(daemon: Daemon, state: Path) -> None:
     assert states(daemon) == ALL_RUN
     assert all(read_journal(path).ended for path in journals(state))
@@ -97,11 +106,7 @@ def test_a_run_killed_at_any_step_has_everything_running_again(
 def test_when_run_and_guardian_both_die_recover_starts_and_runs_the_hooks(
     agents: Daemon, start_run: Start, tmp_path: Path, step: str
 ) -> None:
-    process = hang(start_run, agents, step)
-    (guardian,) = guardians(tmp_path)
-    kill_and_wait(guardian)
-    process.kill()
-    process.communicate()
+    kill_both(start_run, agents, tmp_path, step)
     assert told(agents) == []
     report = recover(tmp_path / "state", connect())
     assert report.problems == []
@@ -154,11 +159,7 @@ def test_a_signal_ends_a_run_before_it_holds_anybody_and_the_after_hook_is_told(
 def test_a_container_that_a_run_stopped_is_started_also_after_a_reboot(
     agents: Daemon, start_run: Start, tmp_path: Path
 ) -> None:
-    process = hang(start_run, agents, "all-stopped")
-    (guardian,) = guardians(tmp_path)
-    kill_and_wait(guardian)
-    process.kill()
-    process.communicate()
+    kill_both(start_run, agents, tmp_path, "all-stopped")
     (path,) = journals(tmp_path / "state")
     boot = read_journal(path).process.boot_id  # type: ignore[union-attr]
     path.write_text(path.read_text().replace(boot, "an earlier boot"))
@@ -169,11 +170,7 @@ def test_a_container_that_a_run_stopped_is_started_also_after_a_reboot(
 def test_a_container_that_somebody_else_started_and_stopped_since_is_left_to_them(
     agents: Daemon, start_run: Start, tmp_path: Path
 ) -> None:
-    process = hang(start_run, agents, "all-stopped")
-    (guardian,) = guardians(tmp_path)
-    kill_and_wait(guardian)
-    process.kill()
-    process.communicate()
+    kill_both(start_run, agents, tmp_path, "all-stopped")
     container = agents.client.containers.get("agent-stopped")
     container.start()
     container.stop()
@@ -203,11 +200,7 @@ def test_a_before_hook_that_a_dead_run_left_behind_is_ended_before_the_after_hoo
 def test_an_after_hook_waits_for_its_container_and_is_not_forgotten(
     agents: Daemon, start_run: Start, tmp_path: Path
 ) -> None:
-    process = hang(start_run, agents, "hooks-run")
-    (guardian,) = guardians(tmp_path)
-    kill_and_wait(guardian)
-    process.kill()
-    process.communicate()
+    kill_both(start_run, agents, tmp_path, "hooks-run")
     container = agents.client.containers.get("agent-hooked")
     container.stop()
     report = recover(tmp_path / "state", connect())

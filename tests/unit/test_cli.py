@@ -20,6 +20,7 @@ LEAVES = [
     *([name] for name in COMMANDS if name not in ("policy", "key", "target")),
     *(["policy", name] for name in ("show", "check", "schema")),
     *(["key", name] for name in ("list", "add", "retire", "rotate", "wrap", "unwrap", "words", "new")),
+    *(["key", name] for name in ("pin", "accept", "host-key")),
     *(["target", name] for name in ("check", "policy")),
 ]
 
@@ -128,7 +129,15 @@ def test_wrong_usage_is_code_2_and_a_sentence(arguments, words, capsys, monkeypa
     ids=" ".join,
 )
 def test_without_a_policy_every_command_says_so(leaf, capsys, tmp_path):
-    arguments = {"show": ["abcd"], "restore": ["x"], "add": ["f"], "retire": ["i"], "wrap": ["trinity"]}
+    arguments = {
+        "show": ["abcd"],
+        "restore": ["x"],
+        "grant": ["x"],
+        "add": ["f"],
+        "retire": ["i"],
+        "wrap": ["trinity"],
+        "host-key": ["f"],
+    }
     given = [] if leaf == ["policy", "show"] else arguments.get(leaf[-1], [])
     if leaf == ["key", "add"]:
         from trinity_snap.repository.identity import save_recipient
@@ -226,3 +235,25 @@ def test_who_is_not_root_is_told(command, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(os, "geteuid", lambda: policy.stat().st_uid or 1000)
     assert entry.run([*command, "--policy", str(policy)]) == 2
     assert "needs root" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["restore", "web", "--release", "--to", "/nowhere"],
+        ["restore", "web", "--release", "--point", "latest"],
+        ["restore", "web", "--release", "--kept"],
+        ["restore", "--kept", "--path", "x"],
+        ["rollback", "--list", "--remove", "abcd"],
+        ["rollback", "web", "--remove", "abcd"],
+        ["rollback", "--list", "--to", "abcd"],
+    ],
+    ids=" ".join,
+)
+def test_what_removes_or_lists_takes_no_options_of_what_restores(words, tmp_path):
+    policy = tmp_path / "policy.yml"
+    policy.write_text(f"version: 1\ntarget: {tmp_path}\nstate: {{directory: {tmp_path}}}\n")
+    done = run(*words, "--policy", str(policy))
+    assert done.returncode == 2, done
+    assert "do not go together" in done.stderr
+    assert "Nothing was done." in done.stderr

@@ -70,6 +70,11 @@ def test_answers_have_the_documented_shape(host: Host, make_host: Any, repositor
     assert_same_shape(host.json("key", "rotate", "--recovery"), documented("key rotate"))
     assert_same_shape(host.json("key", "words"), documented("key words"))
     assert_same_shape(host.json("key", "unwrap"), documented("key unwrap"))
+    assert_same_shape(host.json("key", "accept"), documented("key accept"))
+    assert_same_shape(host.json("key", "host-key", str(tmp_path / "host.key")), documented("key host-key"))
+    pinned = host.json("key", "pin", f"{key}.recipient", "--single-recipient", "--dry-run")
+    assert_same_shape(pinned, documented("key pin"))
+    assert_same_shape(host.json("verify", "--hashes"), documented("verify"))
     assert_same_shape(host.json("restore", "--kept"), documented("restore", 1))
     assert_same_shape(host.json("target", "check"), documented("target check"))
     assert_same_shape(host.json("version"), documented("version"))
@@ -89,7 +94,8 @@ def test_results_of_runs_and_restores_have_the_documented_shape() -> None:
 
     run = RunResult("00" * 16, "host", "2026-01-01T00:00:00+00:00", agents=[AgentResult("web")])
     assert_same_shape(run.to_json(), documented("backup"))
-    report = {**RecoverReport().to_json(), "restores": [ResumedRestore("1", "web", "undone", ()).to_json()]}
+    resumed = ResumedRestore("1", "web", "undone", ()).to_json()
+    report = {**RecoverReport().to_json(), "restores": [resumed], "left_to": None}
     assert_same_shape(report, documented("recover"))
     agent = LocalAgent("web", "crash-consistent", (LocalSource("w", "volume", "/v"),), "2")
     local = LocalSnapshot(

@@ -140,7 +140,7 @@ def test_init_refuses_when_the_identity_is_gone(host):
     assert "--adopt" in answer["next_step"]
 
 
-STEPS = ["begin", "_host_key", "_identity", "_repository", "keep", "finish"]
+STEPS = ["begin", "host_key", "_identity", "_repository", "keep", "finish"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -182,7 +182,9 @@ def test_further_recipients_can_open(make_host, repository):
     host = make_host()
     key = host.home / "boss.key"
     host.json("key", "new", str(key), "--label", "boss")
-    host.json("init", "--target", repository, "--recipient", f"{key}.recipient")
+    host.policy.parent.mkdir()
+    (host.policy.parent / "boss.recipient").write_bytes(Path(f"{key}.recipient").read_bytes())
+    assert len(host.json("init", "--target", repository)["recipients"]) == 3
     point = host.back_up()
     assert host.json("list", "--identity", str(key))["points"][0]["id"] == point
 
@@ -228,9 +230,9 @@ def test_an_interrupted_init_keeps_a_recovery_recipient_of_the_users_own(make_ho
     module = import_module("trinity_snap.setup.initialise")
     host = make_host()
     own = generate_identity("recovery").recipient
-    file = host.home / "own.recipient"
-    save_recipient(file, own)
-    arguments = ["init", "--target", repository, "--recipient", str(file), "--recovery-words-file"]
+    host.policy.parent.mkdir()
+    save_recipient(host.policy.parent / "own.recipient", own)
+    arguments = ["init", "--target", repository, "--recovery-words-file"]
     repository_of = module._repository
 
     def dies(*args: Any) -> Any:
@@ -336,7 +338,7 @@ def test_without_an_identity_only_an_identity_is_missing(host):
     host.back_up()
     text = host.policy.read_text()
     host.policy.write_text(text.replace("  #identity: identity.key", "  identity: null"))
-    for command in (["list"], ["verify"], ["key", "words"]):
+    for command in (["list"], ["verify", "--read-data"], ["key", "words"]):
         assert host.json(*command, code=1)["error"] == "IdentityNeeded"
     assert host.json("status")["source"] == "runs"
     assert len(host.json("list", "--identity", str(host.policy.parent / "identity.key"))["points"]) == 1
@@ -444,6 +446,8 @@ def test_status_of_nothing(host, monkeypatch):
         "warnings": [],
         "running": None,
         "local_snapshots": 0,
+        "unnamed_points": 0,
+        "replicas": [],
     }
     assert status == nothing
     assert "No recovery points" in host.text("status")
@@ -458,6 +462,20 @@ def test_status_shows_what_is_going_on(host):
     assert host.json("status")["running"] is None
     (host.home / "state" / "lock").write_text('{"what": "backup", "run_id": "dead", "pid": 1, "since": "x"}')
     assert host.json("status")["running"] is None
+
+
+def test_status_warns_of_a_restore_that_did_not_end(host):
+    from trinity_snap.quiesce import HostLock
+    from trinity_snap.restore.journal import RestoreJournal
+
+    state = host.home / "state"
+    RestoreJournal("0123456789abcdef", "web", "p", "now", phase="swapping").save(state)
+    RestoreJournal("fedcba9876543210", "web", "p", "now", phase="kept").save(state)
+    (warning,) = host.json("status")["warnings"]
+    assert "0123456789abcdef" in warning
+    assert "trinity-snap recover" in warning
+    with HostLock(state, "abcd", "restore"):
+        assert host.json("status")["warnings"] == []
 
 
 def test_status_joins_points_and_runs(host):

@@ -67,6 +67,17 @@ def run_module(tmp_path: Path, collections: Path) -> Run:
     return run
 
 
+def undescribed(documented: dict[str, Any]) -> dict[str, Any]:
+    """Documented options as an argument specification; each must have a description."""
+    options = {}
+    for name, option in documented.items():
+        assert option.pop("description"), name
+        if "suboptions" in option:
+            option["options"] = undescribed(option.pop("suboptions"))
+        options[name] = option
+    return options
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_documentation_matches_the_arguments(name: str, collections: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(collections))
@@ -92,9 +103,7 @@ def test_documentation_matches_the_arguments(name: str, collections: Path, monke
     shared = importlib.util.module_from_spec(fragment)
     fragment.loader.exec_module(shared)
     options = yaml.safe_load(shared.ModuleDocFragment.DOCUMENTATION)["options"] | documented["options"]
-    for described in options.values():
-        assert described.pop("description")
-    assert options == taken["argument_spec"]
+    assert undescribed(options) == taken["argument_spec"]
     assert documented["module"] == name
     assert documented["attributes"]["check_mode"]["support"] == "full"
     assert taken["supports_check_mode"] is True
@@ -165,10 +174,11 @@ def test_check_mode_finds_an_agent_that_does_not_exist(run_module: Run) -> None:
 def test_a_virgin_host_is_a_change_in_check_mode_and_a_clear_failure_otherwise(
     run_module: Run, name: str, tmp_path: Path
 ) -> None:
-    parameters = {
+    parameters: dict[str, dict[str, object]] = {
         "trinity_snap_restore": {"agent": "web"},
         "trinity_snap_rollback": {"agent": "web"},
         "trinity_snap_init": {"policy": str(tmp_path / "none")},
+        "trinity_snap_recipients": {"recipients": ["a", "b"]},
     }
     given = parameters.get(name, {})
     assert run_module(name, check=True, **given)["changed"] is True
@@ -211,8 +221,14 @@ def test_a_restore_is_asked_for_as_the_parameters_say(run_module: Run) -> None:
     assert result["calls"] == ["restore web --point latest --as web2 --path data/a b.db --containers --yes --json"]
 
 
+def test_a_restore_to_a_directory_takes_the_other_parameters_at_their_defaults(run_module: Run) -> None:
+    nothing: dict[str, object] = {"in_place": False, "containers": False, "paths": []}
+    result = run_module("trinity_snap_restore", {"restore": ({}, 0)}, agent="web", to="/look", **nothing)
+    assert result["calls"] == ["restore web --to /look --yes --json"]
+
+
 def test_a_restore_in_check_mode_only_plans(run_module: Run) -> None:
-    result = run_module("trinity_snap_restore", {"restore": ({"steps": ["stop web"]}, 0)}, check=True, agent="web")
+    result = run_module("trinity_snap_restore", {"restore": ({"lines": ["stop web"]}, 0)}, check=True, agent="web")
     assert result["calls"] == ["restore web --dry-run --json"]
     assert result["diff"]["after"] == "stop web\n"
 
@@ -226,10 +242,25 @@ def test_a_rollback_is_asked_for_and_in_check_mode_only_planned(run_module: Run)
     assert result["calls"] == ["rollback web --to db14 --yes --json", "rollback web --dry-run --json"]
 
 
-def test_a_host_with_a_policy_is_left_alone(run_module: Run, tmp_path: Path) -> None:
-    (tmp_path / "policy.yml").write_text("")
-    result = run_module("trinity_snap_init", {"init": ({}, 0)}, policy=str(tmp_path / "policy.yml"))
-    assert (result["changed"], result["calls"]) == (False, [])
+def shown(host_key: Path) -> tuple[object, int]:
+    return {"settings": [{"setting": "keys.host_key", "value": str(host_key), "origin": "default"}]}, 0
+
+
+def test_a_host_with_policy_and_key_is_left_alone(run_module: Run, tmp_path: Path) -> None:
+    policy, key = tmp_path / "policy.yml", tmp_path / "host.key"
+    policy.touch()
+    key.touch()
+    result = run_module("trinity_snap_init", {"init": ({}, 0), "policy": shown(key)}, policy=str(policy))
+    assert (result["changed"], result["calls"]) == (False, [f"policy show --json --policy {policy}"])
+
+
+def test_a_host_with_a_policy_and_no_keys_is_initialised(run_module: Run, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yml"
+    policy.touch()
+    answers = {"init": ({}, 0), "policy": shown(tmp_path / "host.key")}
+    assert run_module("trinity_snap_init", answers, policy=str(policy))["changed"] is True
+    failed = run_module("trinity_snap_init", {"policy": ({"message": "No."}, 2)}, policy=str(policy))
+    assert failed["failed"] and failed["msg"] == "No."
 
 
 def test_a_new_host_is_initialised_once(run_module: Run, tmp_path: Path) -> None:
@@ -238,3 +269,33 @@ def test_a_new_host_is_initialised_once(run_module: Run, tmp_path: Path) -> None
     result = run_module("trinity_snap_init", answers, policy=policy, target="/t")
     assert result["init"]["recovery_words"] == ["abandon"]
     assert result["calls"] == [f"init --target /t --json --policy {policy}"]
+
+
+def test_a_sealed_host_is_given_recipients_as_files(run_module: Run, tmp_path: Path) -> None:
+    policy = str(tmp_path / "policy.yml")
+    result = run_module("trinity_snap_init", {"init": ({}, 0)}, policy=policy, recipients=["{}", "{}"])
+    assert result["calls"][0].count("--recipient ") == 2 and "{" not in result["calls"][0]
+
+
+def test_pinning_changes_what_the_command_says(run_module: Run, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yml"
+    pins = {"changed": True, "recipients": [{"id": "ab", "label": "operator"}], "next": []}
+    given = {"policy": str(policy), "recipients": ["a", "b"], "next": ["c"]}
+    virgin = run_module("trinity_snap_recipients", {"key": (pins, 0)}, check=True, **given)
+    assert (virgin["changed"], virgin["calls"]) == (False, [])
+    policy.touch()
+    result = run_module("trinity_snap_recipients", {"key": (pins, 0)}, check=True, **given)
+    assert result["changed"] is True and "operator" in result["diff"]["after"]
+    assert result["calls"][0].startswith("key pin /") and "--next /" in result["calls"][0]
+    assert "--dry-run" in result["calls"][0]
+    result = run_module("trinity_snap_recipients", {"key": ({**pins, "changed": False}, 0)}, **given)
+    assert (result["changed"], "--dry-run" in result["calls"][1]) == (False, False)
+    assert run_module("trinity_snap_recipients", {"key": ({"message": "No."}, 1)}, **given)["msg"] == "No."
+
+
+def test_points_of_a_sealed_host_are_not_listed_and_that_is_no_failure(run_module: Run) -> None:
+    error = {"error": "IdentityNeeded", "message": "There is none."}
+    answers = {"agents": ({"agents": []}, 0), "list": (error, 1), "status": ({"agents": []}, 0)}
+    result = run_module("trinity_snap_info", answers)
+    assert "points" not in result and not result.get("failed")
+    assert "There is none." in str(result["warnings"][0])

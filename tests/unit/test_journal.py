@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -31,6 +32,21 @@ def test_a_journal_ends_when_all_is_undone(tmp_path):
     journal.resumed("a", "guardian")
     assert journal.end()
     assert read_journal(journal.path).ended
+
+
+def test_a_line_cut_off_by_a_full_disk_does_not_spoil_the_next(tmp_path, monkeypatch):
+    def write_half(descriptor, data):
+        os.write(descriptor, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    journal = Journal.start(tmp_path, "run-1")
+    with monkeypatch.context() as full:
+        full.setattr("trinity_snap.quiesce.journal.write_all", write_half)
+        with pytest.raises(OSError, match="No space"):
+            journal.pausing(["a"])
+        journal.resumed("b", "run")  # what is undone needs no note
+    journal.pausing(["c"])
+    assert read_journal(journal.path).held == ("c",)
 
 
 def test_a_line_cut_off_by_a_crash_says_nothing_and_does_not_spoil_the_next(tmp_path):
@@ -86,5 +102,16 @@ def test_a_second_run_is_told_who_holds_the_host(tmp_path):
         with pytest.raises(HostBusy, match=rf"first.*{os.getpid()}") as busy, HostLock(tmp_path, "second"):
             pass
         assert busy.value.exit_code == 3
+    with HostLock(tmp_path, "third"):
+        pass
+
+
+def test_a_full_disk_keeps_nobody_from_the_lock(tmp_path, monkeypatch):
+    def full(*ignored):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with HostLock(tmp_path, "first"), pytest.raises(HostBusy, match="has not said which"), HostLock(tmp_path, "second"):
+        pass
     with HostLock(tmp_path, "third"):
         pass

@@ -18,11 +18,11 @@ from trinity_snap.agents import Agent, HeldContainer, Source, watcher_notes
 from trinity_snap.agents.inventory import Container, Mount
 from trinity_snap.agents.watchers import autohealers
 from trinity_snap.policy.settings import HookSettings
-from trinity_snap.quiesce import drain
+from trinity_snap.quiesce import drain, hooks
 from trinity_snap.quiesce.drain import Busy, NoEndpoint, ask, understand
 from trinity_snap.quiesce.events import Event, Events, held_seconds
-from trinity_snap.quiesce.execution import _Output
-from trinity_snap.quiesce.hooks import Hook
+from trinity_snap.quiesce.execution import Executed, _Output
+from trinity_snap.quiesce.hooks import Hook, Hooks
 from trinity_snap.quiesce.journal import Journal, OpenHook, StoppedContainer, read_journal
 from trinity_snap.quiesce.outcome import AgentHold, judge, loosened
 from trinity_snap.quiesce.stopping import Stop, Stops
@@ -73,6 +73,17 @@ def test_what_was_disturbed_concerns_only_its_agents_and_a_missed_budget_all():
     assert levels(modes, writers, (), [stopped("b")], {"a": "x"}) == {"a": "running!", "b": "at rest", "c": "running"}
     assert levels(modes, writers, (), [stopped("b")], {"c": "x"}) == {"a": "frozen", "b": "at rest", "c": "running"}
     assert levels(modes, writers, (), [stopped("b")], why="late") == {"a": "running!", "b": "running!", "c": "running"}
+
+
+@pytest.mark.parametrize(("code", "is_absent"), [(1, True), (127, True), (None, False), (137, False)])
+def test_a_hook_that_could_not_be_looked_for_is_not_taken_for_absent(monkeypatch, tmp_path, code, is_absent):
+    monkeypatch.setattr(hooks, "execute", lambda *_, **__: Executed(code, ""))
+    one = Hook("a", "a", HookSettings())
+    journal = Journal.start(tmp_path, "run")
+    Hooks(None, journal, [one]).before(lambda: False)  # type: ignore[arg-type]  # Docker is not asked
+    assert (one.is_absent, bool(one.failure)) == (is_absent, not is_absent)
+    level = levels({"a": "hooks"}, [writer("a")], [one])["a"]
+    assert level == ("frozen" if is_absent else "frozen!")
 
 
 def test_labels_of_a_running_agent_depend_on_the_provider_alone():

@@ -96,7 +96,12 @@ def test_sizes_have_units(written, size):
         ("overrides:\n  a:\n    quiesce:\n      mod: stop\n", 4, ["did you mean `mode`?"]),
         ("snapshot:\n  precopy: {settle_bytes: 3 potatoes}\n", 2, ["it is not a size", "64MiB"]),
         ("target: relative\n", 1, ["target: 'relative'", "an absolute path"]),
-        ("target: sftp://host/x\n", 1, ["it is not a target that this version knows", "s3://bucket/prefix"]),
+        ("target: ftp://host/x\n", 1, ["it is not a target that this version knows", "s3://bucket/prefix"]),
+        ("target: sftp://host\n", 1, ["it is not of the form sftp://[user@]host[:port]/path"]),
+        ("target: sftp://-oProxyCommand=x/y\n", 1, ["it is not of the form"]),
+        ("target: sftp://host/a/../b\n", 1, ["it has `.` or `..` in it"]),
+        ("target: {url: sftp://host:70000/a}\n", 1, ["target.url", "there is no such port"]),
+        ("target:\n  url: sftp://host/a\n  ssh_key_file: ../x\n", 3, ["target.ssh_key_file", "it has `..` in it"]),
         ("target: s3://bucket/../x\n", 1, ["target: 's3://bucket/../x': it has `.` or `..` in it"]),
         ("target: s3://Bucket?x\n", 1, ["it is not the URL of a bucket"]),
         ("target: {url: /x, endpoint: ftp://x}\n", 1, ["target.endpoint: 'ftp://x'", "https://host:port"]),
@@ -147,6 +152,7 @@ def test_a_mistake_is_named_with_its_line(text, line, words):
         "target: {url: s3://bucket/x, endpoint: 'https://KEY:SECRET@host'}",
         "target: {url: s3://bucket/x, proxy: 'http://KEY:SECRET@host'}",
         "target: {url: s3://bucket/x, secret_key: SECRET}",
+        "target: sftp://KEY:SECRET@host/x",
     ],
 )
 def test_a_password_in_a_policy_is_refused_and_not_repeated(text):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.descriptors import open_below
 from trinity_snap.restore.writes import WritesAhead
 
 
@@ -21,13 +22,9 @@ def holder(tmp_path: Path) -> Iterator[int]:
     os.close(descriptor)
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 def test_everything_is_written_to_its_place_and_ended_in_order(tmp_path: Path, holder: int) -> None:
     source = random.Random(3)
-    before = descriptors()
+    before = open_below(tmp_path)
     writes = WritesAhead(lambda path: pytest.fail(f"{path!r} failed"), holder)
     ended: list[int] = []
     wanted = []
@@ -47,11 +44,11 @@ def test_everything_is_written_to_its_place_and_ended_in_order(tmp_path: Path, h
     assert ended == list(range(300))
     assert [(tmp_path / str(number)).read_bytes() for number in range(300)] == wanted
     writes.close()
-    assert descriptors() == before
+    assert open_below(tmp_path) == before
 
 
 def test_a_write_that_fails_is_raised_with_its_path_and_nothing_stays_open(tmp_path: Path, holder: int) -> None:
-    before = descriptors()
+    before = open_below(tmp_path, "/dev/full")
     failed: list[bytes] = []
     writes = WritesAhead(failed.append, holder)
 
@@ -66,4 +63,4 @@ def test_a_write_that_fails_is_raised_with_its_path_and_nothing_stays_open(tmp_p
         write_all()
     writes.close()
     assert failed == [b"/dev/full"]
-    assert descriptors() == before
+    assert open_below(tmp_path, "/dev/full") == before

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trinity_snap.backup.shipper import Shipped, Shipper
-from trinity_snap.backup.treecache import Signature, TreeCache, cache_path
+from trinity_snap.backup.treecache import Signature, TreeCache, cache_path, forget_all_but
 from trinity_snap.progress import NullProgress, Progress
 from trinity_snap.repository.manifest import Entry
 from trinity_snap.repository.points import RecoveryPoint, Volume, encode_pack_references
 from trinity_snap.repository.repository import Repository
-from trinity_snap.repository.session import Session
+from trinity_snap.repository.session import ChunkGone, Session
 from trinity_snap.snapshot.view import DirectoryView, SourceView
 
 __all__ = ["AgentPoint", "Engine", "SourceSpec", "backup_tree"]
 
+_SHIP_AGAIN = 3
 _QUIET_NS = 2_000_000_000  # a single write() sets ctime when it starts, and may take long
 
 
@@ -71,6 +72,7 @@ class Engine:
     def __init__(self, repository: Repository, cache_directory: Path, progress: Progress | None = None) -> None:
         self._trees = cache_directory / repository.id.hex() / "trees"
         self._sweep()
+        self._repository = repository
         self.session: Session = repository.begin_session(cache_directory)
         host = repository.host
         self._candidates: set[str] = set()  # sources of which this session shipped a live pass
@@ -156,21 +158,37 @@ class Engine:
         candidate.unlink(missing_ok=True)
         self._candidates.discard(source.name)
         shipped.bytes_read += self._read_ahead.pop(source.name, 0)
+
+        def again() -> Shipped:
+            """What passes shipped is no longer believed; pages are taken over from the last point if they are whole."""
+            return self._shipper.ship(
+                view,
+                tree.with_suffix(".draft"),
+                parent=TreeCache.open(tree),
+                quiet_before_ns=instant_ns - _QUIET_NS,
+                exclude=exclude,
+            )
+
+        shipped.again = again
         return shipped
+
+    def forget_others(self, sources: Iterable[SourceSpec]) -> None:
+        """Remove what is remembered of every source but these."""
+        forget_all_but(self._trees, {self._paths(source)[0] for source in sources})
 
     def flush(self) -> None:
         """Make everything shipped so far durable."""
         self.session.flush()
 
     def commit(self, point: AgentPoint, shipped: Sequence[tuple[SourceSpec, Shipped]]) -> Committed:
-        """Make everything durable and write the agent's recovery point."""
-        self.session.flush()
-        packs: set[int] = set()
+        """Make everything durable and write the agent's recovery point.
+
+        What prune has condemned since is read again from the views, and stored anew. Raise ChunkGone if there is no end to that.
+        """
+        packs = self._settle_all(shipped)
         volumes = []
         problems: list[tuple[str, bytes, str]] = []
         for source, outcome in shipped:
-            tree, _ = self._paths(source)
-            packs |= self._shipper.settle(outcome, tree)
             problems += [(source.name, path, reason) for path, reason in outcome.problems]
             volumes.append(
                 Volume(
@@ -209,12 +227,32 @@ class Engine:
                 problems=problems,
             )
         )
-        for source, _ in shipped:
+        for source, outcome in shipped:
             tree, _ = self._paths(source)
             tree.with_suffix(".new").replace(tree)
+            outcome.draft.unlink(missing_ok=True)
         bytes_read = sum(outcome.bytes_read for _, outcome in shipped)
         point_bytes = self.session.bytes_stored - stored_before
         return Committed(point_id, files, size, bytes_read, point_bytes, problems)
+
+    def _settle_all(self, shipped: Sequence[tuple[SourceSpec, Shipped]]) -> set[int]:
+        """Return the ordinals of the packs that the sources need, none of which is fenced."""
+        for attempt in range(_SHIP_AGAIN + 1):
+            self.session.flush()
+            self._repository.look_again(self.session)
+            packs: set[int] = set()
+            again = False
+            for source, outcome in shipped:
+                try:
+                    packs |= self._shipper.settle(outcome, self._paths(source)[0])
+                except ChunkGone:
+                    if outcome.again is None or attempt == _SHIP_AGAIN:
+                        raise
+                    outcome.replace(outcome.again())
+                    again = True
+            if not again:
+                return packs
+        raise AssertionError
 
 
 def backup_tree(

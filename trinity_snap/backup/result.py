@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from trinity_snap.durable import make_directory_durably, write_file_durably
 from trinity_snap.errors import GuaranteeNotMet, SomeFailed, TrinitySnapError
+from trinity_snap.replication.result import ReplicaResult
 
 __all__ = ["AgentResult", "RunResult", "last_runs", "remember"]
 
@@ -45,7 +46,8 @@ class AgentResult:
 class RunResult:
     """A whole run. Times are RFC 3339 in UTC; `created` is the instant of the snapshot, None if there was none.
 
-    `left_behind` says, a sentence each, what of the run is still on the host that should not be.
+    `left_behind` says, a sentence each, what of the run is still on the host that should not be. `replicas` is what came of
+    copying it to further places; the outcome is that of the agents alone.
     """
 
     run_id: str
@@ -57,6 +59,7 @@ class RunResult:
     agents: list[AgentResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     left_behind: list[str] = field(default_factory=list)
+    replicas: list[ReplicaResult] = field(default_factory=list)
     error: dict[str, object] | None = None
 
     def settle(self) -> None:
@@ -77,6 +80,8 @@ class RunResult:
             code = self.error.get("exit_code")
             if isinstance(code, int) and (self.outcome == "failed" or code == 11):
                 return code
+        if self.outcome != "failed" and not all(replica.good for replica in self.replicas):
+            return SomeFailed.exit_code
         return {
             "done": 0,
             "failed": TrinitySnapError.exit_code,
@@ -89,14 +94,25 @@ class RunResult:
         return asdict(self)
 
 
-def remember(result: RunResult, state_directory: Path) -> None:
-    """Keep the result on this host, for `status`; forget all but the newest hundred. Raise OSError."""
+def remember(result: RunResult, state_directory: Path, *, with_names: bool = True) -> None:
+    """Keep the result on this host, for `status`; forget all but the newest hundred. Raise OSError.
+
+    Without `with_names` the names of files that could not be backed up are left out: the recovery point has them, sealed.
+    """
     directory = state_directory / "runs"
     make_directory_durably(directory)
-    write_file_durably(directory / f"{result.run_id}.json", json.dumps(result.to_json(), indent=1).encode() + b"\n")
+    document = result.to_json() if with_names else asdict(_without_names(result))
+    write_file_durably(directory / f"{result.run_id}.json", json.dumps(document, indent=1).encode() + b"\n")
     kept = sorted(directory.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in kept[_RUNS_KEPT:]:
         path.unlink(missing_ok=True)
+
+
+def _without_names(result: RunResult) -> RunResult:
+    agents = [
+        replace(agent, problems=[{**problem, "path": ""} for problem in agent.problems]) for agent in result.agents
+    ]
+    return replace(result, agents=agents)
 
 
 def last_runs(state_directory: Path) -> list[dict[str, object]]:

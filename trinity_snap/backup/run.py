@@ -6,8 +6,8 @@ import errno
 import os
 import resource
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from trinity_snap.agents import Agent, Discovery, Source, connect, discover, watcher_notes
 from trinity_snap.backup.engine import AgentPoint, Engine, SourceSpec
 from trinity_snap.backup.keep import keep_locally
+from trinity_snap.backup.replicas import replicate_after
 from trinity_snap.backup.result import AgentResult, RunResult, remember
 from trinity_snap.backup.shipper import Shipped
 from trinity_snap.errors import (
@@ -32,11 +33,13 @@ from trinity_snap.quiesce.steps import step
 from trinity_snap.repository.identity import load_host_key
 from trinity_snap.repository.repository import Repository
 from trinity_snap.repository.session import Tally
+from trinity_snap.repository.trust import Trust
 from trinity_snap.snapshot import Prepare, Provider, select_providers
 from trinity_snap.snapshot.local import LocalAgent, local_source, prune
 from trinity_snap.snapshot.protocol import TORN, SourceKey, source_key
 from trinity_snap.snapshot.view import SourceView
 from trinity_snap.targets import open_target
+from trinity_snap.wording import plural
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -65,6 +68,15 @@ class _Work:
     shipped: list[tuple[SourceSpec, Shipped]] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
 
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time that the block takes as spent on this agent."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.result.duration_seconds = round(self.result.duration_seconds + time.monotonic() - began, 3)
+
 
 def run_backup(
     policy: Policy,
@@ -76,10 +88,16 @@ def run_backup(
     """Back up the agents of this host (those named, or all) and return what came of it.
 
     `run_id` (32 hex digits) is shared by the hosts of a fleet run; a fresh one is drawn if there is none. An agent that
-    fails does not keep the others from being backed up. Raise HostBusy, DockerUnavailable, AgentMissing, PolicyError,
-    KeyFileError, RepositoryError or TargetError if the run could not begin; then nothing was paused.
+    fails does not keep the others from being backed up. Replicas come last, when the host is no longer held.
+    Raise HostBusy, DockerUnavailable, AgentMissing, PolicyError, KeyFileError, RepositoryError or TargetError if the
+    run could not begin; then nothing was paused.
     """
-    return _Run(policy, progress or NullProgress(), run_id or os.urandom(16).hex()).run(agents)
+    run = _Run(policy, progress or NullProgress(), run_id or os.urandom(16).hex())
+    result = run.run(agents)
+    if policy.replicas:
+        replicate_after(policy, result, progress)
+        run.remember()
+    return result
 
 
 class _Run:
@@ -109,22 +127,22 @@ class _Run:
                 raise
             except TrinitySnapError as error:
                 self.result.error = error.to_json()
-                self._remember()  # a run that cannot begin is one that `status` has to show
+                self.remember()  # a run that cannot begin is one that `status` has to show
                 raise
             works = self._works(discovery)
             try:
                 if any(work.result.outcome != "skipped" for work in works):
-                    self._back_up(client, repository, works)
+                    self._back_up(client, repository, works, whole=not names)
             except (TrinitySnapError, OSError) as error:
                 failure = _as_ours(error)
                 self.result.error = failure.to_json()
                 _fail(works, failure)
+            except KeyboardInterrupt:
+                self._was_interrupted(works)
+                raise
             if any(work.result.point for work in works):
                 self._prune(None if names else discovery)
-            self.result.agents = [work.result for work in works]
-            self.result.duration_seconds = round(time.monotonic() - self._began, 3)
-            self.result.settle()
-            self._remember()
+            self._finish(works)
         return self.result
 
     # -- before -----------------------------------------------------------------------------------------------------
@@ -156,32 +174,28 @@ class _Run:
 
     def _open_repository(self) -> Repository:
         host = load_host_key(self.policy.keys.host_key)
-        return Repository.open(open_target(self.policy.target.settings()), host=host)
+        trust = Trust(self.policy.keys.pins, self.state)
+        return Repository.open(open_target(self.policy.target.settings()), host=host, trust=trust)
 
     def _works(self, discovery: Discovery) -> list[_Work]:
         works = []
         for agent in discovery.agents:
             result = AgentResult(agent.name)
-            missing = [source for source in agent.sources if not os.path.lexists(source.path)]
             if not agent.sources:
                 result.outcome = "skipped"
                 why = "; ".join(f"{left.what}: {left.why}" for left in agent.not_covered)
                 result.error = f"It has nothing that is backed up. {why}".strip()
-            elif missing:
-                result.error = "; ".join(
-                    f"{source.name} should be at {source.path}, and nothing is there" for source in missing
-                )
             works.append(_Work(agent, agent.sources, result))
+            _fail_if_gone(works[-1])
         return works
 
     # -- during -----------------------------------------------------------------------------------------------------
 
-    def _back_up(self, client: DockerClient | None, repository: Repository, works: list[_Work]) -> None:
-        active = [work for work in works if work.sources and work.result.error is None]
+    def _back_up(self, client: DockerClient | None, repository: Repository, works: list[_Work], *, whole: bool) -> None:
+        step("discovered")
+        providers, active = self._choose_providers([work for work in works if work.sources])
         if not active:
             return
-        sources = [source for work in active for source in work.sources]
-        providers = select_providers(sources, self.policy, self.state)
         with ExitStack() as stack:
             engine = stack.enter_context(Engine(repository, self.state / "cache", self.progress))
             for name in (*repository.damaged_lists, *engine.session.unreadable_index):
@@ -195,6 +209,19 @@ class _Run:
             self._ship_all(engine, providers, active, instant)
             step("shipped")
             self._keep(providers, active, instant)
+            if whole and self.policy.keys.identity is None:  # names of what is gone are nobody's business on this host
+                engine.forget_others(_spec(source) for work in works for source in work.sources)
+
+    def _choose_providers(self, works: list[_Work]) -> tuple[list[Provider], list[_Work]]:
+        """The providers for all agents that have not failed; one whose volume is gone by now fails alone."""
+        while True:
+            active = [work for work in works if work.result.error is None]
+            sources = [source for work in active for source in work.sources]
+            try:
+                return select_providers(sources, self.policy, self.state), active
+            except (SnapshotError, OSError):
+                if not [work for work in active if _fail_if_gone(work)]:
+                    raise
 
     def _snapshot(
         self,
@@ -211,13 +238,14 @@ class _Run:
             work = owner[source_key(source)]
             engine.session.count_in(work.tally)
             exclude = self.policy.for_agent(work.agent.name).exclude
-            return engine.ship_pass(_spec(source), view, source.path, number, started_ns, exclude)
+            with work.timed():
+                return engine.ship_pass(_spec(source), view, source.path, number, started_ns, exclude)
 
         agents = [work.agent for work in active]
         quiesce = self.policy.quiesce
         settings = {agent.name: self.policy.for_agent(agent.name).quiesce for agent in agents}
         drain = None if client is None else Drain(client, agents, settings)
-        if drain is not None:
+        if drain is not None and drain.is_wanted:
             self.progress.stage("waiting for agents to be idle")
             self._note_all(drain.wait())
         self.progress.stage("preparing snapshots")
@@ -226,6 +254,9 @@ class _Run:
         for provider in providers:
             provider.prepare(setting)
         step("prepared")
+        failed = {key for provider in providers for key in provider.failures()}
+        # Whoever gets no recovery point anyway is not held or shut down for one.
+        agents = [work.agent for work in active if failed.isdisjoint(map(source_key, work.sources))]
         if drain is not None:
             self._note_all(drain.look())
         self.progress.stage("holding agents still")
@@ -244,6 +275,8 @@ class _Run:
         )
         self.result.created = datetime.fromtimestamp(instant.created_ns / 1e9, UTC).isoformat()
         self._note_all(instant.notes)
+        for sentence in instant.left_behind:
+            self._leave_behind(sentence)
         short = [agent.name for agent in agents if instant.agents[agent.name].shortfall]
         if short:
             self._note_all(watcher_notes(self._autoheal, (), quiesce.budget_seconds))
@@ -267,18 +300,16 @@ class _Run:
                 work.result.error = instant.refused[work.agent.name]
                 self._note(f"{work.agent.name} was not backed up: {work.result.error}")
                 continue
-            began = time.monotonic()
             engine.session.count_in(work.tally)
             try:
-                self._ship(engine, provider_of, work, instant)
+                with work.timed():
+                    self._ship(engine, provider_of, work, instant)
             except TargetError:
                 raise
             except (TrinitySnapError, OSError) as error:
                 work.result.error = str(error)
                 self._note(f"{work.agent.name} could not be backed up: {error}")
                 continue
-            finally:
-                work.result.duration_seconds = round(time.monotonic() - began, 3)
             pending.append(work)
             if engine.session.bytes_stored - committed_bytes >= _COMMIT_BYTES:
                 self._commit_all(engine, provider_of, pending, instant)
@@ -371,7 +402,8 @@ class _Run:
         ]
         result.outcome = "incomplete" if committed.problems else "downgraded" if shortfall else "done"
         if committed.problems:
-            result.error = f"{len(committed.problems)} entries could not be backed up; the rest is in the point."
+            left_out = plural(len(committed.problems), "entry", "entries")
+            result.error = f"{left_out} could not be backed up; the rest is in the point."
         elif shortfall:
             result.error = f"{shortfall[0].upper()}{shortfall[1:]}."
 
@@ -417,9 +449,13 @@ class _Run:
             try:
                 provider.release()
             except (SnapshotError, OSError) as error:
-                message = f"The provider “{provider.name}” could not remove what it made for this run: {error}"
-                self.result.left_behind.append(message)
-                self.progress.note(message)
+                self._leave_behind(
+                    f"The provider “{provider.name}” could not remove what it made for this run: {error}"
+                )
+
+    def _leave_behind(self, message: str) -> None:
+        self.result.left_behind.append(message)
+        self.progress.note(message)
 
     def _note(self, message: str) -> None:
         self.result.notes.append(message)
@@ -429,9 +465,23 @@ class _Run:
         for message in messages:
             self._note(message)
 
-    def _remember(self) -> None:
+    def _was_interrupted(self, works: Sequence[_Work]) -> None:
+        """Have `status` show it: some agents may have their point, and the others do not."""
+        failure = TrinitySnapError("The run was interrupted.", next_step="Run again.")
+        self.result.error = failure.to_json()
+        _fail(works, failure)
+        self._finish(works)
+
+    def _finish(self, works: Sequence[_Work]) -> None:
+        self.result.agents = [work.result for work in works]
+        self.result.duration_seconds = round(time.monotonic() - self._began, 3)
+        self.result.settle()
+        self.remember()
+
+    def remember(self) -> None:
+        """Keep the result for `status`."""
         try:
-            remember(self.result, self.state)
+            remember(self.result, self.state, with_names=self.policy.keys.identity is not None)
         except OSError as error:
             self._note(f"The result could not be kept in {self.state}: {error.strerror}.")
 
@@ -460,6 +510,16 @@ def _as_ours(error: TrinitySnapError | OSError) -> TrinitySnapError:
         next_step=_NEXT_STEP.get(error.errno or 0, "Mend that, then run again.")
         + " `trinity-snap recover` undoes what this run may have left.",
     )
+
+
+def _fail_if_gone(work: _Work) -> bool:
+    """Whether something of an agent is not where it should be; the result then says what."""
+    missing = [source for source in work.sources if not os.path.lexists(source.path)]
+    if missing:
+        work.result.error = "; ".join(
+            f"{source.name} should be at {source.path}, and nothing is there" for source in missing
+        )
+    return bool(missing)
 
 
 def _spec(source: Source) -> SourceSpec:

@@ -38,7 +38,10 @@ Octets = bytes  # the structure below has a field called `bytes`
 
 @dataclass
 class Shipped:
-    """What became of one volume: its manifest root, its counts, and the draft of what to remember of it."""
+    """What became of one volume: its manifest root, its counts, and the draft of what to remember of it.
+
+    `again` ships it once more from its view, for when something that it relies on was condemned meanwhile.
+    """
 
     root: Octets
     root_length: int
@@ -49,6 +52,14 @@ class Shipped:
     draft: Path
     problems: list[tuple[Octets, str]] = field(default_factory=list)
     excluded: int = 0
+    again: Callable[[], Shipped] | None = None
+
+    def replace(self, other: Shipped) -> None:
+        """Become what shipping it once more gave. What was a problem the first time stays one."""
+        self.root, self.root_length, self.draft = other.root, other.root_length, other.draft
+        self.entries, self.files, self.bytes = other.entries, other.files, other.bytes
+        self.bytes_read += other.bytes_read
+        self.problems += [problem for problem in other.problems if problem not in self.problems]
 
 
 class _Parent:
@@ -184,9 +195,9 @@ class Shipper:
         return found
 
     def settle(self, shipped: Shipped, cache: Path) -> set[int]:
-        """After the session's flush.
+        """After the session's flush: find the packs of every page, and remember the tree beside `cache`.
 
-        find the packs of every page, and remember the tree at `cache`. Return the packs.
+        Return the packs. Raise ChunkGone if one is missing or condemned.
         """
         session = self._session
         needed = session.packs_of((shipped.root,))
@@ -200,6 +211,7 @@ class Shipper:
                     packs = session.packs_of(_chunks_of(page))
                 else:
                     packs = set(page.packs)
+                    session.require(packs)
                 needed |= packs
                 page.fresh = False
                 page.packs = [numbers.setdefault(pack, len(numbers)) for pack in packs]
@@ -208,7 +220,6 @@ class Shipper:
         except BaseException:
             writer.abandon()
             raise
-        shipped.draft.unlink(missing_ok=True)
         return needed
 
 

@@ -17,7 +17,16 @@ from typing import BinaryIO
 import msgspec
 from blake3 import blake3
 
-__all__ = ["CachedPage", "Signature", "TreeCache", "TreeFooter", "TreeWriter", "cache_path"]
+__all__ = [
+    "CachedPage",
+    "Signature",
+    "TreeCache",
+    "TreeFooter",
+    "TreeWriter",
+    "cache_path",
+    "forget_all_but",
+    "needed_packs",
+]
 
 _MAGIC = b"TSNAPTC\x01"
 _LENGTH = struct.Struct(">I")
@@ -63,6 +72,24 @@ _footer_decoder = msgspec.msgpack.Decoder(TreeFooter)
 def cache_path(directory: Path, kind: str, name: str) -> Path:
     """Where the tree of the volume or path `name` is remembered."""
     return directory / f"{blake3(f'{kind}:{name}'.encode()).hexdigest()[:32]}.tree"
+
+
+def needed_packs(directory: Path) -> dict[bytes, int]:
+    """The packs, by SHA-256, with lengths, that the trees remembered in `directory` consist of."""
+    found: dict[bytes, int] = {}
+    for path in directory.glob("*.tree"):
+        tree = TreeCache.open(path)
+        if tree is not None:
+            found.update(tree.footer.packs)
+    return found
+
+
+def forget_all_but(directory: Path, kept: set[Path]) -> int:
+    """Remove the trees of volumes that are no longer there, so that nothing tells their names. Return how many."""
+    strays = [path for path in directory.glob("*.tree") if path not in kept]
+    for path in strays:
+        path.unlink(missing_ok=True)
+    return len(strays)
 
 
 class TreeWriter:

@@ -114,12 +114,25 @@ def _lines(
         yield ""
         yield "Not protected:"
         yield from (f"  {ignored.container}: {ignored.why}" for ignored in found.ignored)
-    reasons = sorted({f"{provider}: {why}" for provider, why, _ in choices.values() if provider})
+    reasons = sorted(
+        f"{provider}: {why}"
+        for provider, why in _reasons([s for agent in found.agents for s in agent.sources], choices)
+    )
     if reasons:
         yield ""
         yield from reasons
     yield from (f"Better: {better}" for better in sorted({better for _, _, better in choices.values() if better}))
     yield from notes
+
+
+def _reasons(sources: list[Source], choices: dict[int, tuple[str | None, str, str]]) -> set[tuple[str, str]]:
+    """Each provider with each reason for it, which many sources share: without their paths."""
+    found = set()
+    for source in sources:
+        provider, why, _ = choices[id(source)]
+        if provider:
+            found.add((provider, why.removeprefix(f"{source.path} is ")))
+    return found
 
 
 def _agent_lines(agent: Agent, mode: str, choices: dict[int, tuple[str | None, str, str]]) -> Iterator[str]:

@@ -77,6 +77,7 @@ def _lines(result: RunResult) -> Iterator[str]:
         if len(agent.problems) > 10:
             yield f"{agent.agent}: and {len(agent.problems) - 10} more; --json has them all."
     yield from result.left_behind
+    yield from (replica.sentence() for replica in result.replicas)
     took = f"{plural(len(result.agents), 'agent')} in {seconds(result.duration_seconds)}"
     ending = _ENDING[result.outcome]
     if result.left_behind and not any(agent.outcome == "downgraded" for agent in result.agents):

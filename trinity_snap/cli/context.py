@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trinity_snap.errors import IntegrityError, TrinitySnapError, UsageError
+from trinity_snap.errors import IdentityNeeded, IntegrityError, TrinitySnapError, UsageError
 
 if TYPE_CHECKING:
     from trinity_snap.policy.schema import Policy
     from trinity_snap.repository.repository import Repository
+    from trinity_snap.repository.trust import Trust
+    from trinity_snap.targets.settings import TargetSettings
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,11 @@ def load(path: Path | None) -> Policy:
     return load_policy(path)
 
 
-def open_repository(policy: Policy, unlock: Unlock) -> Repository:
+def open_repository(policy: Policy, unlock: Unlock, replica: str | None = None) -> Repository:
     """The repository of the policy, opened with an identity, and with the host key where there is one.
 
-    Without any identity it is opened with the host key alone; what needs an identity then says so.
+    `replica` is the name of the one to read from, instead of the first target. Raise IdentityNeeded on a host that has none,
+    with what can be done instead.
     """
     from trinity_snap.cli.secrets import open_identity
     from trinity_snap.repository.identity import load_host_key
@@ -41,10 +44,60 @@ def open_repository(policy: Policy, unlock: Unlock) -> Repository:
     from trinity_snap.targets import open_target
 
     path = unlock.identity or policy.keys.identity
-    identity = None if path is None else open_identity(path, unlock.passphrase_file, unlock.trinity_key_file)
+    if path is None:
+        raise identity_needed(policy)
+    identity = open_identity(path, unlock.passphrase_file, unlock.trinity_key_file)
     host_key = policy.keys.host_key
-    host = load_host_key(host_key) if identity is None or host_key.exists() else None
-    return Repository.open(open_target(policy.target.settings()), host=host, identity=identity)
+    host = load_host_key(host_key) if host_key.exists() else None
+    target = open_target(_place(policy, replica))
+    return Repository.open(target, host=host, identity=identity, trust=trust_of(policy) if replica is None else None)
+
+
+def open_keyless(policy: Policy, replica: str | None = None) -> Repository:
+    """The repository of the policy, opened with the host key alone: what a host without an identity can do."""
+    from trinity_snap.repository.identity import load_host_key
+    from trinity_snap.repository.repository import Repository
+    from trinity_snap.targets import open_target
+
+    host = load_host_key(policy.keys.host_key)
+    target = open_target(_place(policy, replica))
+    return Repository.open(target, host=host, trust=trust_of(policy) if replica is None else None)
+
+
+def _place(policy: Policy, replica: str | None) -> TargetSettings:
+    """Where to read. A replica may have an older list of recipients than this host saw, and no run seals to it."""
+    return (policy.target if replica is None else policy.replica(replica)).settings()
+
+
+def open_somehow(policy: Policy, unlock: Unlock) -> Repository:
+    """The repository, opened with the host key where there is one; else, as on a control node, with an identity."""
+    if unlock.identity is None and policy.keys.host_key.exists():
+        return open_keyless(policy)
+    return open_repository(policy, unlock)
+
+
+def trust_of(policy: Policy) -> Trust:
+    """Which lists of recipients are believed here."""
+    from trinity_snap.repository.trust import Trust
+
+    return Trust(policy.keys.pins, policy.state.directory)
+
+
+def identity_needed(policy: Policy) -> IdentityNeeded:
+    """The error for what only an identity can do, on a host that has none: it says who has one."""
+    who = ""
+    if policy.keys.pins is not None and policy.keys.pins.exists():
+        from trinity_snap.repository.pins import load_pins, named
+
+        who = f" Those of {named(load_pins(policy.keys.pins).recipients)} do."
+    return IdentityNeeded(
+        f"Only an identity opens recovery points, and this host has none.{who}",
+        untouched="Nothing was changed.",
+        next_step=(
+            "Do this where an identity is, with a policy that names it and the same target, or give one with --identity. "
+            "docs/operations.md, “Sealed hosts”, has the ways to restore onto this host."
+        ),
+    )
 
 
 def is_damaged(repository: Repository) -> bool:

@@ -19,9 +19,14 @@ COMMANDS: dict[str, str] = {
     "list": "The recovery points, newest first.",
     "show": "What a recovery point holds.",
     "restore": "Give back an agent, or parts of it, from a recovery point.",
+    "grant": "Let a host without an identity restore one recovery point: its keys, for a while.",
     "rollback": "Bring an agent's volumes back from a local snapshot, in seconds.",
+    "forget": "Remove recovery points that the policy does not keep, or those named.",
+    "hold": "Keep recovery points whatever the policy says.",
+    "prune": "Delete from the storage what no recovery point needs.",
     "verify": "Check that recovery points can be restored.",
     "status": "The last recovery point of every agent: age, size, duration, pause, consistency.",
+    "replicate": "Bring the further places of the repository up to date, without keys.",
     "recover": "Undo whatever a dead run left behind.",
     "policy": "Show, check or describe the policy.",
     "key": "Who can open the repository; identities, wrapping, recovery words.",
@@ -33,7 +38,7 @@ _HELP = """Back up the volumes of Docker agents while they run, encrypted, and g
 
 The policy is taken from --policy, $TRINITY_SNAP_POLICY or /etc/trinity-snap/policy.yml. $DOCKER_HOST is
 respected. Every command has --json. Exit codes: 0 done, 1 failed, 2 wrong usage or policy, 3 another run
-holds the host, 10 some agents failed, 11 something was left quiesced, 12 a guarantee was not met,
+holds the host, 10 some agents or replicas failed, 11 something was left quiesced, 12 a guarantee was not met,
 90 integrity."""
 
 

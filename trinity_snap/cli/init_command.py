@@ -32,8 +32,15 @@ def init(
     ] = None,
     recipients: Annotated[
         list[Path] | None,
-        typer.Option("--recipient", metavar="FILE", help="A further recipient, who can open it too. Repeatable."),
+        typer.Option(
+            "--recipient",
+            metavar="FILE",
+            help="A sealed host: no identity here, only these recipients can open what it backs up. Repeatable.",
+        ),
     ] = None,
+    single_recipient: Annotated[
+        bool, typer.Option("--single-recipient", help="Only one recipient: whose identity must never be lost.")
+    ] = False,
     wrap: Annotated[
         str | None,
         typer.Option(
@@ -72,6 +79,9 @@ def init(
 ) -> None:
     """Make policy, keys and repository; or adopt a repository after the loss of its host.
 
+    With --recipient the host is sealed: it makes backups, and cannot read them. Its identities are made elsewhere, with
+    `trinity-snap key new`, and stay there.
+
     Run again, it changes nothing; interrupted, it can be run again. It never overwrites a key or a repository.
     """
     from trinity_snap.cli.secrets import open_identity, recovery_words, wrap_for
@@ -83,6 +93,11 @@ def init(
         return open_identity(path, passphrase_file, trinity_key_file)
 
     path = policy_path(policy)
+    if recipients and (wrap is not None or recovery_words_file is not None or adopt or from_words):
+        raise UsageError(
+            "With --recipient there is no identity and there are no words here: --wrap, --recovery-words-file, --adopt and "
+            "--from-words do not go with it."
+        )
     if adopt or from_words:
         if (identity is None) == (not from_words):
             raise UsageError("To adopt a repository, give either --identity FILE or --from-words.")
@@ -120,6 +135,7 @@ def init(
         path,
         target=target,
         recipients=recipients or (),
+        single_recipient=single_recipient,
         wrap=lambda: wrap_for(wrap, passphrase_file, trinity_key_file),
         load=load,
         keep_words=keep,
@@ -154,15 +170,24 @@ def _made(made: Initialised) -> Iterator[str]:
     if not made.changed:
         yield f"Initialised already: policy {made.policy}, repository {made.repository} at {made.target}."
         return
+    if made.adopted:
+        yield "This host has taken over the repository of the host whose key it was given."
     yield f"Policy      {made.policy}"
     yield f"Repository  {made.repository} at {made.target}"
-    yield "            (note this id with the words: it tells the repository from one that somebody invents)"
+    beside = "words" if made.identity is not None else "identities"
+    yield f"            (note this id with the {beside}: it tells the repository from one that somebody invents)"
     yield f"Host key    {made.host_key}"
-    wrapped = (
-        f", wrapped by {made.wrapped_by}" if made.wrapped_by else ", not wrapped: root of this host can read backups"
-    )
-    yield f"Identity    {made.identity}{wrapped}"
-    yield f"Opens for   {', '.join(f'{label or recipient_id}' for recipient_id, label in made.recipients)}"
+    if made.identity is None:
+        yield "Identity    none here: this host cannot read what it backs up"
+        yield f"Pins        {made.pins}"
+    else:
+        wrapped = (
+            f", wrapped by {made.wrapped_by}"
+            if made.wrapped_by
+            else ", not wrapped: root of this host can read backups"
+        )
+        yield f"Identity    {made.identity}{wrapped}"
+    yield from _recipients(made)
     if made.same_disk:
         yield "Note: the repository is on the disk that holds Docker's volumes. It helps against mistakes,"
         yield "not against the loss of that disk; for that, name a place on another one with --target."
@@ -174,13 +199,24 @@ def _adopted(made: Initialised) -> Iterator[str]:
     yield f"This host has taken over the repository at {made.target}. Its id is"
     yield f"  {made.repository}"
     yield "Compare it with the one that was noted: another id is another repository, whoever made it."
-    yield f"Policy {made.policy}, host key {made.host_key}, identity {made.identity}."
+    yield f"Policy {made.policy}, host key {made.host_key}, identity {made.identity or 'none'}."
+    yield from _recipients(made)
     yield from _protection(made)
     yield "Next: `trinity-snap list` shows what it holds, `trinity-snap restore AGENT --containers` gives it back."
 
 
+def _recipients(made: Initialised) -> Iterator[str]:
+    """With the ids where they matter, because labels prove nothing."""
+    if made.pins is None:
+        yield f"Opens for   {', '.join(label or recipient_id for recipient_id, label in made.recipients)}"
+    else:
+        yield "Opens for   " + ", ".join(f"{recipient_id} ({label})" for recipient_id, label in made.recipients)
+
+
 def _protection(made: Initialised) -> Iterator[str]:
-    """What guards a store's objects; of a directory, everybody knows that."""
+    """What guards a store's objects (of a directory, everybody knows that), and how the replicas are."""
     if made.protection is not None and not made.protection.local:
         for sentence in made.protection.consequences():
             yield f"Note: {sentence}"
+    for replica in made.replicas:
+        yield from (f"Note: {line}" for line in replica.lines())

@@ -1,4 +1,4 @@
-"""`trinity-snap key`: list, add, retire, rotate, wrap, unwrap, words, new."""
+"""`trinity-snap key`: list, add, retire, rotate, wrap, unwrap, words, new; and what `key_pins` has."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trinity_snap.cli.context import Unlock, load, open_repository
+from trinity_snap.cli.context import Unlock, identity_needed, load, open_repository, open_somehow, trust_of
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.init_command import word_lines, write_words
+from trinity_snap.cli.key_pins import accept, host_key, pin, pin_lines, pins_to_json
 from trinity_snap.cli.options import (
     IdentityOption,
     JsonOption,
@@ -20,7 +21,7 @@ from trinity_snap.cli.options import (
     TrinityKeyFileOption,
 )
 from trinity_snap.cli.output import emit, plural, table
-from trinity_snap.errors import IdentityNeeded, UsageError
+from trinity_snap.errors import UsageError
 
 if TYPE_CHECKING:
     from trinity_snap.policy.schema import Policy
@@ -40,18 +41,26 @@ NewPassphraseFileOption = Annotated[
 
 
 @app.command("list")
-def list_keys(policy: PolicyOption = None, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """To whom new recovery points are sealed, and which key is here."""
-    from trinity_snap.repository.identity import inspect_identity, load_host_key
+def list_keys(
+    policy: PolicyOption = None,
+    identity: IdentityOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    trinity_key_file: TrinityKeyFileOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """To whom new recovery points are sealed, which key is here, and to whom this host is pinned."""
+    from trinity_snap.repository.identity import inspect_identity
     from trinity_snap.repository.recipients import current_recipients
-    from trinity_snap.repository.repository import Repository
-    from trinity_snap.targets import open_target
 
     settings = load(policy)
-    repository = Repository.open(open_target(settings.target.settings()), host=load_host_key(settings.keys.host_key))
+    repository = open_somehow(settings, Unlock(identity, passphrase_file, trinity_key_file))
     current = current_recipients(repository.target, repository.host)
-    path = settings.keys.identity
+    path = identity or settings.keys.identity
     here = inspect_identity(path) if path is not None and path.exists() else None
+    trust = trust_of(settings)
+    pins = trust.load()
+    seen = trust.seen(repository.id)
     answer = {
         "repository": repository.id.hex(),
         "generation": current.generation,
@@ -62,14 +71,26 @@ def list_keys(policy: PolicyOption = None, as_json: JsonOption = False, quiet: Q
         "identity": None
         if here is None
         else {"path": str(path), "id": here.id, "label": here.label, "wrapped_by": here.wrapped_by},
+        "pins": None if pins is None else pins_to_json(pins, pins.accepts(current.recipients)),
+        "generation_seen": None if seen < 0 else seen,
         "damaged": list(current.damaged),
     }
     rows = [
-        (one.id, one.label, str(path) if here is not None and here.id == one.id else "-") for one in current.recipients
+        (
+            one.id,
+            one.label,
+            str(path) if here is not None and here.id == one.id else "-",
+            "-" if pins is None else "yes" if one in pins.recipients else "next" if one in pins.next else "NO",
+        )
+        for one in current.recipients
     ]
-    lines = table(("RECIPIENT", "LABEL", "IDENTITY HERE"), rows)
+    lines = table(("RECIPIENT", "LABEL", "IDENTITY HERE", "PINNED"), rows)
     if here is not None and here.wrapped_by:
         lines.append(f"The identity here is wrapped by {here.wrapped_by}.")
+    if pins is not None:
+        lines += pin_lines(pins, current.recipients)
+    if current.generation < seen:
+        lines.append(f"This list is of generation {current.generation}; this host has seen generation {seen}.")
     lines += [f"{name} is damaged or forged and was passed over." for name in current.damaged]
     emit(answer, lines, as_json)
 
@@ -86,11 +107,11 @@ def add(
 ) -> None:
     """Let somebody open all recovery points, those that exist and those to come."""
     from trinity_snap.repository.identity import load_recipient
-    from trinity_snap.repository.recipients import add_recipient
+    from trinity_snap.setup import add as add_to
 
     recipient = load_recipient(file)
     repository, mine = _open(load(policy), Unlock(identity, passphrase_file, trinity_key_file))
-    current = add_recipient(repository.target, repository.host, mine, recipient)
+    current = add_to(repository, mine, recipient)
     answer = {
         "added": recipient.id,
         "label": recipient.label,
@@ -110,18 +131,17 @@ def add(
 def retire(
     recipient: Annotated[str, typer.Argument(metavar="ID", help="A recipient's id, from `key list`.")],
     policy: PolicyOption = None,
+    identity: IdentityOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    trinity_key_file: TrinityKeyFileOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Seal nothing more to a recipient. What there is already stays readable for whoever has the identity."""
-    from trinity_snap.repository.identity import load_host_key
-    from trinity_snap.repository.recipients import retire_recipient
-    from trinity_snap.repository.repository import Repository
-    from trinity_snap.targets import open_target
+    from trinity_snap.setup import retire as retire_all
 
-    settings = load(policy)
-    repository = Repository.open(open_target(settings.target.settings()), host=load_host_key(settings.keys.host_key))
-    current = retire_recipient(repository.target, repository.host, recipient)
+    repository = open_somehow(load(policy), Unlock(identity, passphrase_file, trinity_key_file))
+    current = retire_all(repository, [recipient])
     answer = {"retired": recipient, "generation": current.generation}
     emit(answer, [f"{recipient} is retired; what was sealed to it before stays readable for its holder."], as_json)
 
@@ -191,7 +211,7 @@ def wrap(
     from trinity_snap.cli.secrets import wrap_for
     from trinity_snap.repository.identity import save_identity
 
-    path, mine = _load(load(policy), Unlock(identity, passphrase_file, trinity_key_file))
+    path, mine = _load(policy, Unlock(identity, passphrase_file, trinity_key_file))
     way = wrap_for(how, new_passphrase_file or passphrase_file, trinity_key_file)
     save_identity(path, mine, mine.label, wrap=way, overwrite=True)
     emit({"identity": str(path), "id": mine.recipient.id, "wrapped_by": how}, [f"{path} is wrapped by {how}."], as_json)
@@ -209,7 +229,7 @@ def unwrap(
     """Take the protection from this host's identity file."""
     from trinity_snap.repository.identity import save_identity
 
-    path, mine = _load(load(policy), Unlock(identity, passphrase_file, trinity_key_file))
+    path, mine = _load(policy, Unlock(identity, passphrase_file, trinity_key_file))
     save_identity(path, mine, mine.label, overwrite=True)
     answer = {"identity": str(path), "id": mine.recipient.id, "wrapped_by": None}
     emit(answer, [f"{path} is not wrapped any more: root of this host can read backups."], as_json)
@@ -227,7 +247,7 @@ def words(
     """Show this host's identity as 24 words, to write down. Whoever has them can open the repository."""
     from trinity_snap.repository.identity import identity_to_words
 
-    _, mine = _load(load(policy), Unlock(identity, passphrase_file, trinity_key_file))
+    _, mine = _load(policy, Unlock(identity, passphrase_file, trinity_key_file))
     spelled = identity_to_words(mine)
     lines = [" ".join(spelled[start : start + 6]) for start in range(0, 24, 6)]
     emit({"id": mine.recipient.id, "label": mine.label, "words": spelled}, lines, as_json)
@@ -268,17 +288,25 @@ def new(
     emit(answer, [f"Identity   {file} (keep it secret)", f"Recipient  {beside} (give it to hosts)"], as_json)
 
 
-def _load(policy: Policy, unlock: Unlock) -> tuple[Path, Identity]:
+app.command("pin")(pin)
+app.command("accept")(accept)
+app.command("host-key")(host_key)
+
+
+def _load(policy: Path | None, unlock: Unlock) -> tuple[Path, Identity]:
+    """The identity that is named, or else the policy's: only then is a policy needed."""
     from trinity_snap.cli.secrets import open_identity
 
-    path = unlock.identity or policy.keys.identity
+    path = unlock.identity
     if path is None:
-        raise IdentityNeeded("The policy names no identity.", next_step="Name one with --identity.")
+        settings = load(policy)
+        path = settings.keys.identity
+        if path is None:
+            raise identity_needed(settings)
     return path, open_identity(path, unlock.passphrase_file, unlock.trinity_key_file)
 
 
 def _open(policy: Policy, unlock: Unlock) -> tuple[Repository, Identity]:
     repository = open_repository(policy, unlock)
-    if repository.identity is None:
-        raise IdentityNeeded("Only an identity can do that, and the policy names none.", next_step="Use --identity.")
+    assert repository.identity is not None  # or it would have raised
     return repository, repository.identity

@@ -15,6 +15,7 @@ from trinity_snap.cli.options import (
     PassphraseFileOption,
     PolicyOption,
     QuietOption,
+    TargetOption,
     TrinityKeyFileOption,
 )
 from trinity_snap.cli.output import age, emit, local_time, plural, size, table
@@ -32,6 +33,7 @@ def list_points(
     agent: Annotated[
         str | None, typer.Argument(metavar="[AGENT]", help="Only this agent's.", show_default=False)
     ] = None,
+    target: TargetOption = None,
     policy: PolicyOption = None,
     identity: IdentityOption = None,
     passphrase_file: PassphraseFileOption = None,
@@ -40,18 +42,18 @@ def list_points(
     quiet: QuietOption = False,
 ) -> int:
     """The recovery points, newest first."""
-    repository = open_repository(load(policy), Unlock(identity, passphrase_file, trinity_key_file))
+    repository = open_repository(load(policy), Unlock(identity, passphrase_file, trinity_key_file), target)
     points = repository.points(agent)
     unreadable = list(repository.unreadable_points)
     answer = {
         "points": [point_summary(point) for point in points],
         "unreadable": [{"id": point_id, "reason": reason} for point_id, reason in unreadable],
     }
-    emit(answer, lambda: _lines(points, unreadable), as_json)
+    emit(answer, lambda: _lines(points, unreadable, agent), as_json)
     return IntegrityError.exit_code if is_damaged(repository) else 0
 
 
-def _lines(points: list[RecoveryPoint], unreadable: list[tuple[str, str]]) -> Iterator[str]:
+def _lines(points: list[RecoveryPoint], unreadable: list[tuple[str, str]], agent: str | None) -> Iterator[str]:
     rows = [
         (
             point.id[:8],
@@ -69,7 +71,7 @@ def _lines(points: list[RecoveryPoint], unreadable: list[tuple[str, str]]) -> It
         header = ("POINT", "AGENT", "CREATED", "AGE", "FILES", "SIZE", "CONSISTENCY", "HOST")
         yield from table(header, rows, right=(4, 5))
     else:
-        yield "No recovery points."
+        yield "No recovery points." if agent is None else f"No recovery points of an agent “{agent}”."
     if unreadable:
         yield ""
         yield f"{plural(len(unreadable), 'recovery point')} cannot be read:"

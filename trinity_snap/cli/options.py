@@ -35,3 +35,12 @@ TrinityKeyFileOption = Annotated[
         show_default=False,
     ),
 ]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="Read from this replica of the policy, instead of the first target.",
+        show_default=False,
+    ),
+]

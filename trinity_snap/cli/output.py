@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+from trinity_snap.wording import plural as plural
+
 Lines = Iterable[str] | Callable[[], Iterable[str]]
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
@@ -85,8 +87,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Iterable[
         ).rstrip()
         for row in everything
     ]
-
-
-def plural(count: int, word: str) -> str:
-    """`1 agent`, `2 agents`."""
-    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from trinity_snap.cli.output import safe, size
@@ -92,8 +92,9 @@ class LineProgress(_Counting):
         self._write(message)
 
     def _write(self, line: str) -> None:
-        sys.stderr.write(safe(line) + "\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # nobody reads it any more (a terminal that went away), and the work goes on
+            sys.stderr.write(safe(line) + "\n")
+            sys.stderr.flush()
 
 
 class BarProgress(_Counting):
@@ -116,4 +117,5 @@ class BarProgress(_Counting):
 
     def note(self, message: str) -> None:
         """Print the sentence above the bar."""
-        self._bar.console.print(safe(message), markup=False, highlight=False)
+        with suppress(OSError):
+            self._bar.console.print(safe(message), markup=False, highlight=False)

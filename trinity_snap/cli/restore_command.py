@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trinity_snap.cli.asking import alone, confirm
 from trinity_snap.cli.context import Unlock, load, open_repository, require_root
+from trinity_snap.cli.granted import check_wishes, load_or_default, open_grant, read_grant, saying_what_expired
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import (
     IdentityOption,
@@ -22,13 +23,14 @@ from trinity_snap.cli.options import (
 )
 from trinity_snap.cli.output import emit, plural, seconds, size
 from trinity_snap.cli.progress import watched
-from trinity_snap.errors import DockerUnavailable, RestoreRefused, UsageError
+from trinity_snap.errors import DockerUnavailable, UsageError
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
     from trinity_snap.policy.schema import Policy
     from trinity_snap.restore import KeptData, RestorePlan, RestoreResult
+    from trinity_snap.restore.source import Repository
 
 app = new_app()
 
@@ -69,6 +71,24 @@ def restore(
         bool, typer.Option("--release", help="Remove the previous data that earlier restores kept.")
     ] = False,
     kept: Annotated[bool, typer.Option("--kept", help="List the previous data that is kept.")] = False,
+    grant: Annotated[
+        str | None,
+        typer.Option(
+            "--grant",
+            metavar="-",
+            help="With the grant on the standard input (`trinity-snap grant`), instead of an identity.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="NAME",
+            help="Read from this replica of the policy, instead of the first target. With --grant also a directory or URL.",
+            show_default=False,
+        ),
+    ] = None,
     policy: PolicyOption = None,
     identity: IdentityOption = None,
     passphrase_file: PassphraseFileOption = None,
@@ -81,14 +101,23 @@ def restore(
     The plan is shown first. What is there now stays until its replacement is complete and checked, and is then
     kept until `trinity-snap restore AGENT --release`.
     """
-    settings = load(policy)
+    if kept or release:
+        changes = {"--point": point, "--at": at, "--path": paths, "--to": to, "--as": as_name, "--in-place": in_place}
+        changes |= {"--containers": containers, "--kept": kept and release, "--grant": grant, "--target": target}
+        alone("--release" if release else "--kept", changes)
+    if grant is not None:
+        if at is not None or identity or passphrase_file or trinity_key_file:
+            raise UsageError("--grant goes with none of --at and of the options for an identity.")
+        settings, there = load_or_default(policy)
+    else:
+        settings, there = load(policy), True
     if kept:
         _show_kept(settings, agent, as_json)
         return
-    if agent is None:
+    if agent is None and grant is None:
         raise UsageError("Whose data? Name an agent.", next_step="`trinity-snap list` shows what there is.")
     require_root("restore")
-    if release:
+    if release and agent is not None:
         _release(settings, agent, as_json, dry_run)
         return
     if point is not None and at is not None:
@@ -97,22 +126,31 @@ def restore(
     from trinity_snap.restore import plan_restore
 
     moment = None if at is None else parse_moment(at)
-    repository = open_repository(settings, Unlock(identity, passphrase_file, trinity_key_file))
-    found = repository.resolve(point, agent=agent, at=moment)
+    source: Repository
+    granted = None if grant is None else read_grant(grant)
+    if granted is not None:
+        paths = check_wishes(granted, agent, point, paths or (), containers=containers)
+        source, found = open_grant(granted, settings if there else None, target), granted.point
+    else:
+        moment = None if at is None else parse_moment(at)
+        repository = open_repository(settings, Unlock(identity, passphrase_file, trinity_key_file), target)
+        source = repository
+        found = repository.resolve(point, agent=agent, at=moment)
     docker = _docker(needed=to is None and any(volume.kind == "volume" for volume in found.volumes))
-    plan = plan_restore(
-        repository,
-        found,
-        state_dir=settings.state.directory,
-        agent=agent,
-        docker=docker,
-        to=None if to is None else Path(os.path.abspath(to)),
-        as_name=as_name,
-        paths=paths or (),
-        in_place=in_place,
-        containers=containers,
-        platform_paths=settings.platform.paths,
-    )
+    with saying_what_expired(granted, "Nothing was changed."):
+        plan = plan_restore(
+            source,
+            found,
+            state_dir=settings.state.directory,
+            agent=agent,
+            docker=docker,
+            to=None if to is None else Path(os.path.abspath(to)),
+            as_name=as_name,
+            paths=paths or (),
+            in_place=in_place,
+            containers=containers,
+            platform_paths=settings.platform.paths,
+        )
     if dry_run:
         lines = plan.lines()
         emit({**plan.to_json(), "outcome": "planned", "lines": lines}, lines, as_json)
@@ -124,7 +162,8 @@ def restore(
     with HostLock(settings.state.directory, plan.id, "restore") as lock, watched(quiet=quiet) as progress:
         if docker is not None and plan.mode != "directory":
             lock.hold_daemon(docker)
-        result = execute(plan, repository, docker, progress)
+        with saying_what_expired(granted, "What was there is as it was; what was restored so far is removed again."):
+            result = execute(plan, source, docker, progress)
     emit({**result.to_json(), "lines": plan.lines()}, lambda: _lines(result), as_json)
 
 
@@ -140,20 +179,9 @@ def _docker(*, needed: bool) -> DockerClient | None:
 
 
 def _confirm(plan: RestorePlan, *, yes: bool, as_json: bool, quiet: bool) -> None:
-    """Show the plan to whoever watches, and have the replacement of data confirmed. Raise RestoreRefused."""
-    if not quiet and not as_json:
-        sys.stderr.write("\n".join(plan.lines()) + "\n")
     replaces = plan.mode != "directory" and any(volume.exists for volume in plan.volumes)
-    if yes or not replaces:
-        return
-    if as_json or not sys.stdin.isatty():
-        raise RestoreRefused(
-            f"This would replace data of {plan.agent} on this host.",
-            untouched="Nothing was changed.",
-            next_step="Look at the plan with --dry-run, then give --yes.",
-        )
-    if not typer.confirm("Go on?", err=True):
-        raise RestoreRefused("Not confirmed.", untouched="Nothing was changed.")
+    what = f"This would replace data of {plan.agent} on this host."
+    confirm(plan.lines(), what, needed=replaces, yes=yes, as_json=as_json, quiet=quiet)
 
 
 def _lines(result: RestoreResult) -> Iterator[str]:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trinity_snap.cli.asking import alone, confirm
 from trinity_snap.cli.context import load, require_root
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import JsonOption, PolicyOption, QuietOption
 from trinity_snap.cli.output import age, emit, local_time, plural, seconds, size, table
 from trinity_snap.cli.progress import watched
-from trinity_snap.errors import DockerUnavailable, RestoreRefused, UsageError
+from trinity_snap.errors import DockerUnavailable, UsageError
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
     from trinity_snap.agents import Discovery
     from trinity_snap.policy.schema import Policy
-    from trinity_snap.rollback import LocalListing, RollbackPlan, RollbackResult
+    from trinity_snap.rollback import LocalListing, RollbackResult
 
 app = new_app()
 
@@ -53,9 +53,11 @@ def rollback(
     settings = load(policy)
     require_root("rollback")
     if listing:
+        alone("--list", {"--remove": remove, "--to": to})
         _list(settings, agent, as_json)
         return
     if remove is not None:
+        alone("--remove", {"--to": to, "the name of an agent": agent})
         _remove(settings, remove, as_json, dry_run)
         return
     if agent is None:
@@ -67,7 +69,8 @@ def rollback(
     if dry_run:
         emit({**plan.to_json(), "outcome": "planned", "lines": plan.lines()}, plan.lines(), as_json)
         return
-    _confirm(plan, yes=yes, as_json=as_json, quiet=quiet)
+    what = f"This would replace the present data of {plan.agent}."
+    confirm(plan.lines(), what, needed=True, yes=yes, as_json=as_json, quiet=quiet)
     from trinity_snap.quiesce import HostLock
     from trinity_snap.rollback import execute
 
@@ -90,22 +93,6 @@ def _look(policy: Policy) -> tuple[DockerClient | None, Discovery]:
             raise
         return None, Discovery((platform_agent(policy.platform.paths),), ())
     return client, discover(client, policy)
-
-
-def _confirm(plan: RollbackPlan, *, yes: bool, as_json: bool, quiet: bool) -> None:
-    """Show the plan to whoever watches, and have it confirmed. Raise RestoreRefused."""
-    if not quiet and not as_json:
-        sys.stderr.write("\n".join(plan.lines()) + "\n")
-    if yes:
-        return
-    if as_json or not sys.stdin.isatty():
-        raise RestoreRefused(
-            f"This would replace the present data of {plan.agent}.",
-            untouched="Nothing was changed.",
-            next_step="Look at the plan with --dry-run, then give --yes.",
-        )
-    if not typer.confirm("Go on?", err=True):
-        raise RestoreRefused("Not confirmed.", untouched="Nothing was changed.")
 
 
 def _lines(result: RollbackResult) -> Iterator[str]:

@@ -117,3 +117,10 @@ def may_open_unasked(path: Path, passphrase_file: Path | None, trinity_key_file:
     if wrapped_by == "passphrase":
         return passphrase_file is not None or _from_credential(PASSPHRASE_CREDENTIAL) is not None
     return wrapped_by is None or trinity_key(trinity_key_file) is not None
+
+
+def forbid_core_dumps() -> None:
+    """Let no crash of this process write its memory, with the keys in it, to a disk."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))

@@ -15,6 +15,7 @@ from trinity_snap.cli.options import (
     PassphraseFileOption,
     PolicyOption,
     QuietOption,
+    TargetOption,
     TrinityKeyFileOption,
 )
 from trinity_snap.cli.output import age, emit, local_time, plural, seconds, size, table
@@ -39,6 +40,7 @@ def show(
             show_default=False,
         ),
     ] = None,
+    target: TargetOption = None,
     policy: PolicyOption = None,
     identity: IdentityOption = None,
     passphrase_file: PassphraseFileOption = None,
@@ -47,7 +49,7 @@ def show(
     quiet: QuietOption = False,
 ) -> None:
     """What a recovery point holds."""
-    repository = open_repository(load(policy), Unlock(identity, passphrase_file, trinity_key_file))
+    repository = open_repository(load(policy), Unlock(identity, passphrase_file, trinity_key_file), target)
     found = repository.resolve(point)
     if path is None:
         emit(point_details(found), lambda: _details(found), as_json)

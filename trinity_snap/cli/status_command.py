@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trinity_snap.cli.context import Unlock, load, open_repository
+from trinity_snap.cli.context import Unlock, load, open_keyless, open_repository
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import (
     IdentityOption,
@@ -20,7 +20,7 @@ from trinity_snap.cli.options import (
     TrinityKeyFileOption,
 )
 from trinity_snap.cli.output import age, emit, plural, seconds, size, table
-from trinity_snap.errors import SnapshotError
+from trinity_snap.errors import SnapshotError, TrinitySnapError
 
 if TYPE_CHECKING:
     from trinity_snap.policy.schema import Policy
@@ -35,9 +35,15 @@ def status(
     max_age: Annotated[
         str | None,
         typer.Option(
-            "--max-age", metavar="TIME", help="Exit with 1 if a last point is older, as 26h or 2d.", show_default=False
+            "--max-age",
+            metavar="TIME",
+            help="Exit with 1 if a last point is older, as 26h or 2d, or a replica behind for too long.",
+            show_default=False,
         ),
     ] = None,
+    list_replicas: Annotated[
+        bool, typer.Option("--list-replicas", help="Look what the replicas lack, instead of what is remembered.")
+    ] = False,
     policy: PolicyOption = None,
     identity: IdentityOption = None,
     passphrase_file: PassphraseFileOption = None,
@@ -47,7 +53,7 @@ def status(
 ) -> int:
     """The last recovery point of every agent: age, size, duration, pause, consistency."""
     from trinity_snap.backup.result import last_runs
-    from trinity_snap.report.running import running
+    from trinity_snap.quiesce.running import running
     from trinity_snap.report.status import assemble
     from trinity_snap.report.times import parse_duration
 
@@ -59,16 +65,25 @@ def status(
     found = assemble(last_runs(settings.state.directory), points=points, point_ids=ids, max_age=limit)
     for point_id, reason in repository.unreadable_points:
         found.warnings.append(f"Recovery point {point_id[:8]} cannot be read: {reason}")
+    if points is None and found.unnamed_points:
+        found.warnings += _nothing_remembered(found)
+    found.warnings += _recipients(repository)
     found.running = running(settings.state.directory)
     _count_local(found, settings.state.directory)
+    if settings.replicas:
+        from trinity_snap.report.replicas import replica_status
+
+        found.replicas = replica_status(settings, list_them=list_replicas)
     emit(found.to_json(), lambda: _lines(found), as_json)
-    return 1 if found.stale else 0
+    late = limit is not None and any(replica.stale for replica in found.replicas)
+    return 1 if found.stale or late else 0
 
 
 def _count_local(found: Status, state_dir: Path) -> None:
-    """Add the local snapshots, and a warning for what looks like one and is not noted here."""
+    """Add the local snapshots, and warnings: for what looks like one and is not noted here, and for restores that did not end."""
     from trinity_snap.snapshot.local import local_snapshots, unregistered
 
+    _warn_of_unfinished(found, state_dir)
     try:
         found.local_snapshots = len(local_snapshots(state_dir))
         found.warnings += [
@@ -79,17 +94,46 @@ def _count_local(found: Status, state_dir: Path) -> None:
         found.warnings.append(str(error))
 
 
+def _warn_of_unfinished(found: Status, state_dir: Path) -> None:
+    """Add a warning for each restore or rollback that did not end; one that is at it holds the host."""
+    from trinity_snap.restore.journal import journals
+
+    try:
+        found.warnings += [
+            f"A restore or rollback of {journal.agent} ({journal.id}) did not end; `trinity-snap recover` ends it."
+            for journal in journals(state_dir)
+            if journal.phase != "kept" and found.running is None
+        ]
+    except TrinitySnapError as error:
+        found.warnings.append(str(error))
+
+
 def _open(policy: Policy, unlock: Unlock) -> Repository:
     """The repository; without the identity where opening that would need a question to be asked."""
     from trinity_snap.cli.secrets import may_open_unasked
-    from trinity_snap.repository.identity import load_host_key
-    from trinity_snap.repository.repository import Repository
-    from trinity_snap.targets import open_target
 
     path = unlock.identity or policy.keys.identity
     if path is not None and may_open_unasked(path, unlock.passphrase_file, unlock.trinity_key_file):
         return open_repository(policy, unlock)
-    return Repository.open(open_target(policy.target.settings()), host=load_host_key(policy.keys.host_key))
+    return open_keyless(policy)
+
+
+def _nothing_remembered(found: Status) -> Iterator[str]:
+    if not found.agents:
+        yield (
+            f"The repository holds {plural(found.unnamed_points, 'recovery point')}, and this host remembers no run: "
+            "whose they are only an identity can tell. The next run says how the agents of this host stand."
+        )
+
+
+def _recipients(repository: Repository) -> Iterator[str]:
+    """What keeps the next run from sealing."""
+    from trinity_snap.errors import KeyFileError
+
+    try:
+        repository.believed_recipients()
+    except KeyFileError as error:
+        yield f"The next run will stop: {error}"
 
 
 def _lines(found: Status) -> Iterator[str]:
@@ -116,6 +160,9 @@ def _lines(found: Status) -> Iterator[str]:
         yield ""
         yield from warnings
         yield from found.warnings
+    if found.replicas:
+        yield ""
+        yield from _replica_lines(found)
     if found.local_snapshots:
         yield ""
         yield f"{plural(found.local_snapshots, 'local snapshot')} for `trinity-snap rollback`."
@@ -124,4 +171,22 @@ def _lines(found: Status) -> Iterator[str]:
         yield f"Now: {found.running['what']} {found.running['run_id']}, since {found.running['since']}."
     if found.source == "runs":
         yield ""
-        yield "(From this host's own record of its runs: the identity was not opened.)"
+        yield "(From this host's own record of its runs: no recovery point was opened.)"
+        if found.unnamed_points:
+            yield f"{plural(found.unnamed_points, 'recovery point')} besides, of earlier runs than that."
+
+
+def _replica_lines(found: Status) -> Iterator[str]:
+    rows = [
+        (
+            replica.name,
+            "yes" if replica.reachable else "NO",
+            "never" if replica.last_success is None else age(datetime.fromisoformat(replica.last_success)),
+            "?" if replica.points_behind is None else plural(replica.points_behind, "point"),
+            "?" if replica.bytes_behind is None else size(replica.bytes_behind),
+            replica.url,
+        )
+        for replica in found.replicas
+    ]
+    yield from table(("REPLICA", "REACHABLE", "UP TO DATE", "BEHIND", "SIZE", "PLACE"), rows, right=(3, 4))
+    yield from (f"{replica.name}: {warning}" for replica in found.replicas for warning in replica.warnings)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from trinity_snap.errors import PolicyError
 
 if TYPE_CHECKING:
-    from trinity_snap.policy.schema import Policy
+    from trinity_snap.policy.schema import Policy, TargetSection
 
 DEFAULT_PATH = Path("/etc/trinity-snap/policy.yml")
 VARIABLE = "TRINITY_SNAP_POLICY"
@@ -52,9 +52,16 @@ def parse_policy(text: str, path: Path) -> Policy:
     except ValidationError as error:
         raise PolicyError(
             "\n".join(explain_mistakes(error, document, str(path))),
-            next_step="\nNothing was done. docs/policy.md explains every setting.",
+            untouched="Nothing was done.",
+            next_step="docs/policy.md explains every setting.",
         ) from error
     return _at_home(policy, path, {dotted(location): line for location, line in document.lines.items()})
+
+
+def _files(place: TargetSection, home: Path) -> dict[str, Path]:
+    """The files that a target names, which are beside the policy where it gives no directory."""
+    names = ("credentials_file", "ssh_key_file", "known_hosts_file")
+    return {name: home / file for name in names if (file := getattr(place, name)) is not None}
 
 
 def _at_home(policy: Policy, path: Path, lines: dict[str, int]) -> Policy:
@@ -65,16 +72,16 @@ def _at_home(policy: Policy, path: Path, lines: dict[str, int]) -> Policy:
             "host_key": home / keys.host_key,
             "identity": None if keys.identity is None else home / keys.identity,
             "recipients": tuple(str(home / pattern) for pattern in keys.recipients),
+            "pins": None if keys.pins is None else home / keys.pins,
         }
     )
     if isinstance(lines.get("target"), int) and "target.url" not in lines:
         lines["target.url"] = lines["target"]
     for name in [name for name in lines if name.endswith("quiesce.drain")]:
         lines.setdefault(f"{name}.enabled", lines[name])
-    target = policy.target
-    if target.credentials_file is not None:
-        target = target.model_copy(update={"credentials_file": home / target.credentials_file})
-    settled = policy.model_copy(update={"keys": located, "target": target})
+    target = policy.target.model_copy(update=_files(policy.target, home))
+    replicas = tuple(replica.model_copy(update=_files(replica, home)) for replica in policy.replicas)
+    settled = policy.model_copy(update={"keys": located, "target": target, "replicas": replicas})
     settled._path = path
     settled._lines = lines
     return settled

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trinity_snap.policy.document import Document, Location, dotted
 from trinity_snap.policy.fields import field_at, section_at, walk, words_for
-from trinity_snap.policy.schema import Policy, Rule
+from trinity_snap.policy.schema import Policy, ReplicaSection, Rule
 from trinity_snap.targets.settings import without_password
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _ONE_OF = {
     "a list of rules": f"a mapping with {', '.join(Rule.model_fields)}",
+    "a list of replicas": f"a mapping with {', '.join(ReplicaSection.model_fields)}",
     "a list of absolute paths": "an absolute path without `..`",
     "a list of patterns": "a pattern with `*` and `?`",
 }
@@ -58,7 +59,7 @@ def _sentence(detail: ErrorDetails, location: Location) -> str:
         wrong = "it is empty"
     elif kind == "value_error":
         wrong = str(detail["ctx"]["error"]) if "ctx" in detail else "it is not allowed"
-        if location == ("target",):
+        if location == ("target",) and isinstance(value, str):
             location = ("target", "url")
         if section_at(Policy, location) is not None:
             return _joined(wrong)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from trinity_snap.policy.fields import in_yaml, walk
-from trinity_snap.policy.schema import Override, Policy, Rule, Section
+from trinity_snap.policy.schema import Override, Policy, ReplicaSection, Rule, Section, TargetSection
 
 EXAMPLE_VALUES: Mapping[str, object] = {"version": 1, "target.url": "/mnt/backup/trinity-snap"}
 """What docs/policy.example.yml sets; all else is at its default."""
@@ -25,6 +25,8 @@ _HEAD = """\
 _EXAMPLES: dict[str, str] = {
     "target.endpoint": "https://s3.example.org",
     "target.credentials_file": "s3-credentials",
+    "replicas": "[{name: offsite, url: s3://backups/host1, credentials_file: s3-credentials}]",
+    "target.ssh_key_file": "ssh-key",
     "agents.rules": '[{name: databases, label: "com.example.backup=yes", volumes: ["*-data"]}]',
     "agents.exclude": '["scratch-*"]',
     "platform.paths": "[/opt/trinity/trinity-data, /opt/trinity/.env]",
@@ -60,6 +62,8 @@ def _section(model: type[Section], prefix: str, indent: str, values: Mapping[str
 def render_reference() -> str:
     """docs/policy.md: every setting with its default, what it may be, and what it is for."""
     parts = [_INTRODUCTION, *_table(Policy, "")]
+    parts += ["", "## A replica", "", f"{_first_line(ReplicaSection)} In `replicas`, a list.", ""]
+    parts += _rows(ReplicaSection, besides=TargetSection.model_fields.keys() - {"url"})
     parts += ["", "## A rule", "", f"{_first_line(Rule)} In `agents.rules`, a list.", "", *_rows(Rule)]
     parts += ["", "## An override", "", f"{_first_line(Override)} In `overrides`, by agent name.", ""]
     parts += [*_rows(Override), "", _EXAMPLE.rstrip()]
@@ -72,7 +76,7 @@ def json_schema() -> dict[str, object]:
     properties = schema["properties"]
     assert isinstance(properties, dict)
     target = properties["target"]
-    short = {"type": "string", "pattern": "^(/|file:|s3:)"}
+    short = {"type": "string", "pattern": "^(/|file:|s3:|sftp:)"}
     properties["target"] = {"anyOf": [{"$ref": "#/$defs/TargetSection"}, short], "description": target["description"]}
     definitions = schema["$defs"]
     assert isinstance(definitions, dict)
@@ -106,10 +110,10 @@ def _table(model: type[Section], prefix: str) -> Iterator[str]:
         yield from _table(section, name)
 
 
-def _rows(model: type[Section]) -> Iterator[str]:
+def _rows(model: type[Section], besides: Collection[str] = ()) -> Iterator[str]:
     yield from _HEADER
     for setting in walk(model):
-        if setting.section is None:
+        if setting.section is None and setting.name not in besides:
             yield (
                 f"| `{setting.name}` | {_default(setting.name, setting.default, setting.required)} "
                 f"| {setting.allowed} | {setting.description} |"

@@ -6,14 +6,17 @@ come from here.
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import socket
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
+from trinity_snap.errors import UsageError
 from trinity_snap.policy.settings import (
     DEFAULT_AFTER,
     DEFAULT_BEFORE,
@@ -31,19 +34,25 @@ from trinity_snap.policy.values import (
     ExcludeGlob,
     Flag,
     Glob,
+    Kept,
     KeyPath,
+    LockDays,
     LongPatience,
     Patience,
     Percent,
     Rate,
+    ReplicaName,
     Requests,
     Seconds,
     Share,
     Size,
+    Span,
     TargetUrl,
     Text,
     share_of,
+    span_of,
 )
+from trinity_snap.repository.retention import RetentionRules
 from trinity_snap.targets.settings import TargetSettings
 
 __all__ = [
@@ -55,6 +64,7 @@ __all__ = [
     "HooksOverride",
     "HooksSection",
     "KeysSection",
+    "LockSection",
     "LvmSection",
     "Override",
     "PlatformSection",
@@ -62,6 +72,9 @@ __all__ = [
     "PrecopySection",
     "QuiesceOverride",
     "QuiesceSection",
+    "ReplicaSection",
+    "RetentionOverride",
+    "RetentionSection",
     "Rule",
     "Section",
     "SnapshotSection",
@@ -92,14 +105,37 @@ class Section(BaseModel):
         return {key: value for key, value in data.items() if value is not None or key not in sections}
 
 
+class LockSection(Section):
+    """Object lock: what is stored in a bucket cannot be deleted or replaced for a time, with whatever credentials."""
+
+    mode: Annotated[Literal["governance", "compliance"], Allowed("governance or compliance")] | None = Field(
+        default=None,
+        description=(
+            "governance: only who has s3:BypassGovernanceRetention can lift it; compliance: nobody can, not even the account's "
+            "owner. The bucket must have been made with object lock. null: only as the bucket does by default."
+        ),
+    )
+    days: LockDays = Field(
+        default=30,
+        description=(
+            "For so many days from when it is stored. `trinity-snap target extend`, on the control node, extends it for what "
+            "is still needed: run it more often than that."
+        ),
+    )
+
+
 class TargetSection(Section):
-    """Where the repository of this host lives. `target: /path` is short for `target: {url: /path}`; all but `url` is for s3."""
+    """Where the repository of this host lives. `target: /path` is short for `target: {url: /path}`. The rest is for s3 or sftp.
+
+    For sftp: `ssh_key_file`, `known_hosts_file`, `bandwidth_bytes`, `requests`; for s3 all but the first two of these.
+    """
 
     url: TargetUrl = Field(
         default="/var/backups/trinity-snap",
         description=(
-            "A directory of this host (on another disk than Docker's it outlives that one), or a bucket of an "
-            "S3-compatible store and what the names in it begin with. The bucket must be there."
+            "A directory of this host (on another disk than Docker's it outlives that one); a bucket of an "
+            "S3-compatible store and what the names in it begin with (the bucket must be there); or a directory of an SFTP "
+            "server, `/~/path` from where the user arrives."
         ),
     )
     endpoint: Address | None = Field(
@@ -137,12 +173,73 @@ class TargetSection(Section):
     )
     requests: Requests = Field(
         default=8,
-        description="How many requests may go on at once; half of them send. Each takes up to 40 MiB of memory.",
+        description=(
+            "How many requests may go on at once, for sftp: how many connections; half of them send. Each takes up to "
+            "40 MiB of memory."
+        ),
     )
+    ssh_key_file: KeyPath | None = Field(
+        default=None,
+        description=(
+            "For sftp: the private SSH key, without a passphrase. null: as ~/.ssh/config says, the usual keys, and the agent."
+        ),
+    )
+    known_hosts_file: KeyPath | None = Field(
+        default=None,
+        description=(
+            "For sftp: the file with the server's host key, which must be known. null: ~/.ssh/known_hosts and the system's."
+        ),
+    )
+    lock: LockSection = Field(default=LockSection(), description="Object lock, set with everything that is stored.")
+
+    @model_validator(mode="after")
+    def _check_lock(self) -> TargetSection:
+        if self.lock.mode is not None and not self.url.startswith("s3:"):
+            raise ValueError("`lock` is for buckets; nothing locks what is in a directory")
+        return self
 
     def settings(self) -> TargetSettings:
         """The same for `targets.open_target`."""
-        return TargetSettings(**dict(self))
+        names = {field.name for field in dataclasses.fields(TargetSettings)} - {"lock_mode", "lock_days"}
+        values = {name: getattr(self, name) for name in names}
+        return TargetSettings(**values, lock_mode=self.lock.mode, lock_days=self.lock.days)
+
+
+class _Named(Section):
+    name: ReplicaName = Field(
+        description="What the replica is called in `--target NAME`, `replicate NAME` and `status`."
+    )
+
+
+class ReplicaSection(TargetSection, _Named):
+    """A further place for the repository. All settings of `target` can be used, and these more."""
+
+    url: TargetUrl = Field(
+        description="A directory of this host, which must be there, or a bucket and what the names in it begin with."
+    )
+    after_backup: Flag = Field(
+        default=True,
+        description=(
+            "Bring it up to date after every backup. false: only when `trinity-snap replicate` says so, on this host or where "
+            "the objects at `target` may be read."
+        ),
+    )
+    time_limit: Span = Field(
+        default="6h", description="For how long after a backup. What is left then is done after the next one."
+    )
+    max_age: Span = Field(
+        default="2d", description="`status` warns if it has not been up to date for longer than this."
+    )
+
+    @property
+    def time_limit_seconds(self) -> float:
+        """`time_limit` in seconds."""
+        return span_of(self.time_limit).total_seconds()
+
+    @property
+    def longest_age(self) -> timedelta:
+        """`max_age` as a length of time."""
+        return span_of(self.max_age)
 
 
 class KeysSection(Section):
@@ -160,7 +257,17 @@ class KeysSection(Section):
     )
     recipients: Globs = Field(
         default=("*.recipient",),
-        description="Recipients that `init` gives to a new repository besides its own two: file patterns.",
+        description=(
+            "Recipients that `init` gives to a new repository besides its own two, or, without an identity here, the only "
+            "ones: file patterns."
+        ),
+    )
+    pins: KeyPath | None = Field(
+        default=None,
+        description=(
+            "The recipients that this host seals to, as `init --recipient` and `key pin` write them. A run stops if those "
+            "of the repository are others. null: whoever the repository names."
+        ),
     )
 
 
@@ -239,8 +346,8 @@ class HooksSection(Section):
     before: Text = Field(
         default=DEFAULT_BEFORE,
         description=(
-            "Brings the agent's data to rest. An agent without the default file is paused only; any other command must "
-            "be there."
+            "Brings the agent's data to rest. An agent without the default file is paused only; one that cannot be run, and "
+            "any other command that fails, is a failure."
         ),
     )
     after: Text = Field(
@@ -408,11 +515,51 @@ class SnapshotSection(Section):
     lvm: LvmSection = Field(default=LvmSection(), description="Settings of the providers `lvm` and `lvm-thin`.")
 
 
+class RetentionSection(Section):
+    """What `trinity-snap forget` leaves: whatever any of these keeps. Without any it removes nothing, and says so."""
+
+    last: Kept = Field(default=0, description="The newest so many of every agent.")
+    hourly: Kept = Field(default=0, description="The newest of each of the last so many hours that have one. UTC.")
+    daily: Kept = Field(default=0, description="The same for days.")
+    weekly: Kept = Field(default=0, description="The same for weeks, which begin on Monday.")
+    monthly: Kept = Field(default=0, description="The same for months.")
+    yearly: Kept = Field(default=0, description="The same for years.")
+    within: Span | None = Field(
+        default=None,
+        description="All that are younger than this, counted back from the agent's newest. null: no such rule.",
+    )
+    minimum: Count = Field(default=3, description="So many of every agent stay in any case, if there are as many.")
+    removed_agents: Span | None = Field(
+        default=None,
+        description=(
+            "All points of an agent go when nothing was backed up of it for so long, while something was of others. "
+            "null: they stay as the rules say."
+        ),
+    )
+
+
+class RetentionOverride(Section):
+    """What stays of one agent."""
+
+    last: Kept | None = Field(default=None, description="Takes the place of `retention.last`. null: as for all.")
+    hourly: Kept | None = Field(default=None, description="Hours. null: as for all.")
+    daily: Kept | None = Field(default=None, description="Days. null: as for all.")
+    weekly: Kept | None = Field(default=None, description="Weeks. null: as for all.")
+    monthly: Kept | None = Field(default=None, description="Months. null: as for all.")
+    yearly: Kept | None = Field(default=None, description="Years. null: as for all.")
+    within: Span | None = Field(default=None, description="All that are younger than this. null: as for all.")
+    minimum: Count | None = Field(default=None, description="So many stay in any case. null: as for all.")
+    removed_agents: Span | None = Field(
+        default=None, description="For how long they stay after the agent was removed. null: as for all."
+    )
+
+
 class Override(Section):
     """Settings for one agent that differ from those for all."""
 
     exclude: Excludes | None = Field(default=None, description="Takes the place of `exclude`. null: as for all.")
     quiesce: QuiesceOverride = Field(default=QuiesceOverride(), description="How this agent holds still.")
+    retention: RetentionOverride = Field(default=RetentionOverride(), description="What stays of this agent.")
 
 
 class Policy(Section):
@@ -423,12 +570,17 @@ class Policy(Section):
         default=None, description="The name of this host in recovery points. null: the machine's host name."
     )
     target: TargetSection = Field(default=TargetSection(), description="Where the repository lives.")
+    replicas: Annotated[tuple[ReplicaSection, ...], Allowed("a list of replicas")] = Field(
+        default=(),
+        description="Further places, to which everything is copied, sealed as it is, after it is at `target`.",
+    )
     keys: KeysSection = Field(default=KeysSection(), description="The key files of this host.")
     state: StateSection = Field(default=StateSection(), description="What is kept on this host between runs.")
     agents: AgentsSection = Field(default=AgentsSection(), description="What is protected.")
     platform: PlatformSection = Field(default=PlatformSection(), description="The pseudo-agent `platform`.")
     quiesce: QuiesceSection = Field(default=QuiesceSection(), description="How agents hold still.")
     snapshot: SnapshotSection = Field(default=SnapshotSection(), description="How the point-in-time view is made.")
+    retention: RetentionSection = Field(default=RetentionSection(), description="What `trinity-snap forget` leaves.")
     exclude: Excludes = Field(
         default=(),
         description=(
@@ -449,6 +601,32 @@ class Policy(Section):
         if isinstance(data, dict) and isinstance(data.get("target"), str):
             return {**data, "target": {"url": data["target"]}}
         return data
+
+    @field_validator("replicas")
+    @classmethod
+    def _apart(cls, replicas: tuple[ReplicaSection, ...], info: ValidationInfo) -> tuple[ReplicaSection, ...]:
+        names: set[str] = set()
+        target = info.data.get("target")
+        places = {} if target is None else {target.settings().place: "`target`"}
+        for replica in replicas:
+            if replica.name in names:
+                raise ValueError(f"two replicas have the name {replica.name!r}")
+            if other := places.get(replica.settings().place):
+                raise ValueError(f"the replica {replica.name!r} is in the same place as {other}")
+            names.add(replica.name)
+            places[replica.settings().place] = f"the replica {replica.name!r}"
+        return replicas
+
+    def replica(self, name: str) -> ReplicaSection:
+        """The replica of that name. Raise UsageError if there is none."""
+        for replica in self.replicas:
+            if replica.name == name:
+                return replica
+        names = ", ".join(replica.name for replica in self.replicas)
+        raise UsageError(
+            f"The policy has no replica {name!r:.60}.",
+            next_step=f"It has {names}." if names else "It has no `replicas` at all.",
+        )
 
     @property
     def path(self) -> Path | None:
@@ -487,3 +665,10 @@ class Policy(Section):
                 drain_seconds=(own.drain.budget_seconds or drain.budget_seconds) if drains else None,
             ),
         )
+
+    def retention_for(self, agent: str) -> RetentionRules:
+        """What stays of the points of the agent of that name."""
+        own = {key: value for key, value in (self.overrides.get(agent) or Override()).retention if value is not None}
+        rules = {**dict(self.retention), **own}
+        spans = {key: None if rules[key] is None else span_of(rules[key]) for key in ("within", "removed_agents")}
+        return RetentionRules(**{**rules, **spans})

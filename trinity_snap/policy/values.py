@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema
 
 from trinity_snap.targets.settings import check_address, split_bucket_url
+from trinity_snap.targets.sftp_address import split_sftp_url
 
 __all__ = [
     "AbsolutePath",
@@ -20,18 +22,23 @@ __all__ = [
     "ExcludeGlob",
     "Flag",
     "Glob",
+    "Kept",
     "KeyPath",
+    "LockDays",
     "Percent",
     "Rate",
+    "ReplicaName",
     "Requests",
     "Seconds",
     "Share",
     "Size",
+    "Span",
     "TargetUrl",
     "Text",
     "format_size",
     "parse_size",
     "share_of",
+    "span_of",
 ]
 
 _UNITS = {
@@ -136,11 +143,36 @@ def _share(value: object) -> str:
     return text
 
 
+def span_of(value: str) -> timedelta:
+    """The time that a `Span` such as `90min`, `26h` or `1y` (365 days) stands for. Raise ValueError."""
+    from trinity_snap.errors import UsageError
+    from trinity_snap.report.times import parse_duration
+
+    try:
+        return parse_duration(value)
+    except UsageError as error:
+        raise ValueError("it is no length of time") from error
+
+
+def _span(value: str) -> str:
+    if not span_of(value):
+        raise ValueError("it is no time at all")
+    return value
+
+
+def _replica_name(value: str) -> str:
+    if re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", value) is None:
+        raise ValueError("it has other characters than a-z, 0-9, _ and -, or more than 40")
+    return value
+
+
 def _target_url(value: str) -> str:
     if value.startswith("/"):
         _path(value)
     elif value.startswith("s3:"):
         split_bucket_url(value)
+    elif value.startswith("sftp:"):
+        split_sftp_url(value)
     elif not re.fullmatch(r"file://(localhost)?/[^?#]*", _clean(value)):
         raise ValueError("it is not a target that this version knows")
     return value
@@ -156,6 +188,7 @@ Count = Annotated[int, Strict(), Field(ge=1, le=100), Allowed("a whole number fr
 CountOrNone = Annotated[int, Strict(), Field(ge=0, le=100), Allowed("a whole number from 0 to 100")]
 Percent = Annotated[int, Strict(), Field(ge=1, le=100), Allowed("a whole percentage from 1 to 100")]
 Requests = Annotated[int, Strict(), Field(ge=1, le=64), Allowed("a whole number from 1 to 64")]
+LockDays = Annotated[int, Strict(), Field(ge=1, le=3650), Allowed("a whole number of days from 1 to 3650")]
 Seconds = Annotated[
     float,
     Strict(),
@@ -194,6 +227,7 @@ Share = Annotated[
     Allowed("a percentage such as 20%, or a size such as 8GiB"),
     WithJsonSchema({"type": "string", "pattern": f"^([1-9][0-9]?%|100%|{_SIZE.pattern})$"}),
 ]
+Kept = Annotated[int, Strict(), Field(ge=0, le=10_000), Allowed("a whole number from 0 to 10000")]
 AbsolutePath = Annotated[
     Path,
     BeforeValidator(_absolute),
@@ -211,7 +245,10 @@ TargetUrl = Annotated[
     Strict(),
     AfterValidator(_target_url),
     Allowed(
-        "an absolute path such as /var/backups/trinity-snap, file:///var/backups/trinity-snap, or s3://bucket/prefix"
+        "an absolute path such as /var/backups/trinity-snap, file:///var/backups/trinity-snap, s3://bucket/prefix, or "
+        "sftp://user@host/path"
     ),
 ]
+ReplicaName = Annotated[str, Strict(), AfterValidator(_replica_name), Allowed("a name of a-z, 0-9, _ and -")]
+Span = Annotated[str, Strict(), AfterValidator(_span), Allowed("a length of time such as 90min, 26h, 30d, 8w or 1y")]
 Address = Annotated[str, Strict(), AfterValidator(check_address), Allowed("an address such as https://host:port")]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -102,7 +102,7 @@ class _Section:
     events: Events | None = None
     work: SnapshotWork | None = None
     refused: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    after_hook_problems: list[str] = field(default_factory=list)
     _asking: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> CriticalResult:
@@ -237,19 +237,29 @@ class _Section:
     # -- after ------------------------------------------------------------------------------------------------------
 
     def _undo(self) -> None:
-        if self.hold is not None:
-            self.hold.resume()
+        with ExitStack() as later:  # what is put here last is done first; each is done, whatever becomes of the others
+            if self.work is not None:
+                later.callback(self._end_work, self.work)  # last, so that nobody waits for a disk that hangs
+            if self.events is not None:
+                later.callback(self.events.close)
+            later.callback(self._run_after_hooks)
+            later.callback(self._start)
+            if self.hold is not None:
+                later.callback(self.hold.resume)
+
+    def _start(self) -> None:
         step("all-resumed")
         with suppress(GuardianLost):
             self.guardian.hold(START_SECONDS + self.hooks.longest_seconds + _FLUSH_SECONDS)
         self.stops.start()
-        self.problems += self.hooks.after(self._hook_outcome, self._has_guardian_fired)
-        if self.events is not None:
-            self.events.close()
-        if self.work is not None:
-            self.work.join()  # last, so that nobody waits for a disk that hangs
-            if self.work.error is not None and not isinstance(self.work.error, BudgetExceeded):
-                self.error = self.error or self.work.error
+
+    def _run_after_hooks(self) -> None:
+        self.after_hook_problems += self.hooks.after(self._hook_outcome, self._has_guardian_fired)
+
+    def _end_work(self, work: SnapshotWork) -> None:
+        work.join()
+        if work.error is not None and not isinstance(work.error, BudgetExceeded):
+            self.error = self.error or work.error
 
     def _has_guardian_fired(self) -> bool:
         """Whether the guardian lives and is about to do what is left to do."""
@@ -314,8 +324,8 @@ class _Section:
         notes = [f"{name}: {hold.note}." for name, hold in agents.items() if hold.note]
         stopped = {stop.agent: stop.seconds for stop in self.stops.stops if stop.is_stopped}
         return CriticalResult(
-            self.created_ns, pauses, agents, refused, stopped, (*notes, *self.problems),
-            "" if self.made_ns else self._why(),
+            self.created_ns, pauses, agents, refused, stopped, tuple(notes), "" if self.made_ns else self._why(),
+            tuple(self.after_hook_problems),
         )  # fmt: skip
 
     def _loose(self) -> dict[str, str]:

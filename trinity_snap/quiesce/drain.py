@@ -64,6 +64,11 @@ class Drain:
             if (seconds := settings[agent.name].drain_seconds) is not None
         }
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is anybody to wait for."""
+        return bool(self._budgets)
+
     def wait(self) -> list[str]:
         """Wait until each agent is idle or its budget is over, all side by side; what there is to say, as sentences."""
         return self._each({name: seconds for name, (_, seconds) in self._budgets.items()})

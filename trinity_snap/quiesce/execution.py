@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from trinity_snap.quiesce.processes import session_of
+
 if TYPE_CHECKING:
     from socket import SocketIO
 
@@ -52,8 +54,8 @@ def execute(
 ) -> Executed:
     """Run a command in a container (full id) as the container's own user. Raise ExecutionFailed.
 
-    `before_start` gets the id of Docker's exec before anything runs. After `seconds`, or when it is `called_off`, the
-    process that Docker started is killed; what that process itself started is left alone.
+    `before_start` gets the id of Docker's exec before anything runs. After `seconds`, or when it is `called_off`, it is
+    killed with everything that it started, except what has made a session of its own, as daemons do.
     """
     from docker.errors import DockerException
 
@@ -76,7 +78,7 @@ def execute(
 
 
 def end_execution(client: DockerClient, container: str, identity: str) -> None:
-    """Kill the process of an exec, if it still runs. Docker has no request for that. Raise ExecutionFailed."""
+    """Kill the processes of an exec, if it still runs. Docker has no request for that. Raise ExecutionFailed."""
     from docker.errors import DockerException, NotFound
 
     try:
@@ -129,12 +131,31 @@ def _kill(client: DockerClient, container: str, identity: str) -> bool:
         return False
     try:
         with suppress(OSError):
-            if container in Path(f"/proc/{pid}/cgroup").read_text() and _exit_code(client, identity) is None:
+            if _is_of(container, pid) and _exit_code(client, identity) is None:
                 signal.pidfd_send_signal(process, signal.SIGKILL)
+                _kill_session(container, pid)
                 return True
         return False
     finally:
         os.close(process)
+
+
+def _kill_session(container: str, session: int) -> None:
+    """Kill what a process that led a session of its own has left in it. The number is not given away while one is left."""
+    for name in os.listdir("/proc"):
+        with suppress(OSError, ValueError):
+            if session_of(int(name)) != session:
+                continue
+            process = os.pidfd_open(int(name))
+            try:
+                if session_of(int(name)) == session and _is_of(container, int(name)):
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+            finally:
+                os.close(process)
+
+
+def _is_of(container: str, pid: int) -> bool:
+    return container in Path(f"/proc/{pid}/cgroup").read_text()
 
 
 class _Output:

@@ -87,14 +87,18 @@ class Hold:
 
     def _pause(self, grip: Grip, until: float) -> None:
         answer = ""
+        has_failed = False
         while not answer and not self._over.is_set():
             grip.asked_at = time.monotonic()
             try:
                 answer = pause(self._client, grip.container.id)
+                if answer == "already paused" and has_failed:
+                    answer = "paused"  # by the try before, of which Docker said that it had failed
                 grip.failure = ""
             except PauseFailed as error:
                 # runc gives up on a container whose processes wait for a busy disk, and lets it run on.
                 grip.failure = str(error)
+                has_failed = True
                 if time.monotonic() > until:
                     break
                 time.sleep(_AGAIN_SECONDS)

@@ -23,6 +23,7 @@ _THREADS = 16
 _LOOK_SECONDS = 10.0
 _SLACK_SECONDS = 30.0
 _AGAIN_SECONDS = 0.05
+_SAID_CHARACTERS = 300
 # What a shell, or Docker in its place, says of a command that is not there or cannot be run.
 _CANNOT_RUN = (126, 127)
 
@@ -104,8 +105,12 @@ class Hooks:
             hook.failure = _failure(done, hook.settings.timeout_seconds)
 
     def _has_default(self, hook: Hook) -> bool:
-        test = f"[ -f {DEFAULT_BEFORE} ] && [ -x {DEFAULT_BEFORE} ]"
-        return execute(self._client, hook.container, ["sh", "-c", test], seconds=_LOOK_SECONDS).exit_code == 0
+        """Whether the default hook is there. Raise ExecutionFailed if that cannot be seen."""
+        look_for = f"[ -e {DEFAULT_BEFORE} ] || [ -L {DEFAULT_BEFORE} ]"
+        done = execute(self._client, hook.container, ["sh", "-c", look_for], seconds=_LOOK_SECONDS)
+        if done.exit_code not in (0, 1, *_CANNOT_RUN):  # a container without a shell has no hook either
+            raise ExecutionFailed(f"looking for {DEFAULT_BEFORE}: {_failure(done, _LOOK_SECONDS)}")
+        return done.exit_code == 0
 
     def _note(self, hook: Hook, execution: str) -> None:
         settings = hook.settings
@@ -131,12 +136,14 @@ def run_after_hook(client: DockerClient, journal: Journal, hook: OpenHook, outco
     except (ExecutionFailed, PauseFailed) as error:
         problem = f"it could not be run: {error}"
     journal.hook_over(hook.container, by)
-    return f"The after-hook of {hook.agent} failed: {problem}." if problem else ""
+    if not problem:
+        return ""
+    return f"The after-hook of {hook.agent} failed: {problem}. {hook.agent} may still be at rest; see to it."
 
 
 def _after(client: DockerClient, hook: OpenHook, outcome: HookOutcome, run_id: str) -> str:
     is_default = hook.after == DEFAULT_AFTER
-    command = f"[ -f {hook.after} ] && [ -x {hook.after} ] || exit 0; {hook.after}" if is_default else hook.after
+    command = f"[ -e {hook.after} ] || exit 0; {hook.after}" if is_default else hook.after
     environment = {
         "TRINITY_SNAP_OUTCOME": outcome, "TRINITY_SNAP_RUN_ID": run_id, "TRINITY_SNAP_AGENT": hook.agent,
     }  # fmt: skip
@@ -153,4 +160,6 @@ def _failure(done: Executed, seconds: float) -> str:
         failure = f"it is not there, or cannot be run (exit code {done.exit_code})"
     else:
         failure = f"it ended with exit code {done.exit_code}"
-    return f"{failure}; it said: {done.output}" if done.output else failure
+    said = " / ".join(line.strip() for line in done.output.splitlines() if line.strip())
+    said = said if len(said) <= _SAID_CHARACTERS else f"…{said[-_SAID_CHARACTERS:]}"
+    return f"{failure}; it said: {said}" if said else failure

@@ -6,6 +6,9 @@ fsynced before the thing is made, and so are notes of containers that are about 
 that are about to run. Notes about pauses need to survive only the process: a reboot resumes every container
 anyway; so nothing is fsynced while containers are paused.
 
+What is about to happen does not happen if it cannot be noted (a full disk, say). What has been undone may stay without a
+note: whoever reads the journal then looks again, and finds nothing to do.
+
 | event | fields | meaning |
 |---|---|---|
 | `started` | `pid`, `start_ticks`, `boot_id`, `run_id` | which process the run is |
@@ -28,6 +31,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,6 +101,7 @@ class Journal:
         self.path = path
         self.run_id = run_id
         self._descriptor = descriptor
+        self._is_cut = False
         self._lock = threading.Lock()
 
     @classmethod
@@ -136,7 +141,10 @@ class Journal:
         """Append one event; on return it survives this process, and a power cut too if `durable`."""
         line = json.dumps({"event": event, "at": datetime.now(UTC).isoformat(), "run_id": self.run_id, **fields})
         with self._lock:
-            write_all(self._descriptor, line.encode() + b"\n")
+            start = b"\n" if self._is_cut else b""  # a line that a full disk cut off must not swallow this one
+            self._is_cut = True
+            write_all(self._descriptor, start + line.encode() + b"\n")
+            self._is_cut = False
             if durable:
                 os.fsync(self._descriptor)
 
@@ -150,7 +158,7 @@ class Journal:
 
     def resumed(self, container: str, by: str) -> None:
         """Note that the run no longer holds a container."""
-        self.note("resumed", container=container, by=by)
+        self._note_undone("resumed", container=container, by=by)
 
     def stopping(self, containers: Sequence[StoppedContainer], until: float) -> None:
         """Note, durably, that these running containers are about to be stopped, which takes until then at most."""
@@ -159,7 +167,7 @@ class Journal:
 
     def started_again(self, container: str, by: str) -> None:
         """Note that the run no longer keeps a container from running."""
-        self.note("started-again", container=container, by=by)
+        self._note_undone("started-again", container=container, by=by)
 
     def hook(self, hook: OpenHook) -> None:
         """Note, durably, that a before-hook is about to run."""
@@ -167,7 +175,7 @@ class Journal:
 
     def hook_over(self, container: str, by: str) -> None:
         """Note that the after-hook has run, or cannot any more."""
-        self.note("hook-over", container=container, by=by)
+        self._note_undone("hook-over", container=container, by=by)
 
     def making(self, leftovers: Sequence[Leftover]) -> None:
         """Note, durably, things that are about to be made on disk."""
@@ -182,15 +190,24 @@ class Journal:
 
     def removed(self, where: Path) -> None:
         """Note that something noted with `making` is gone, or never came to be."""
-        self.note("removed", where=str(where))
+        self._note_undone("removed", where=str(where))
 
     def end(self) -> bool:
         """Close the journal. Note the end, and return True, only if nothing is left open."""
-        clean = read_journal(self.path).is_undone
-        if clean:
-            self.note("ended", durable=True)
-        self.close()
-        return clean
+        try:
+            clean = read_journal(self.path).is_undone
+            if clean:
+                self.note("ended", durable=True)
+            return clean
+        except OSError:
+            return False  # the next `recover` looks at it again
+        finally:
+            self.close()
+
+    def _note_undone(self, event: str, **what: str) -> None:
+        fields: dict[str, object] = {**what}
+        with suppress(OSError):
+            self.note(event, durable=False, **fields)
 
     def close(self) -> None:
         """Close the file and note nothing."""

@@ -61,7 +61,8 @@ class CriticalResult:
 
     `created_ns` is the instant. `agents` says for each agent by name how it was held; `refused` names those of
     which the policy wants no recovery point as things went, with the reason. `stopped` is for how many
-    seconds an agent was shut down. `why` says why the whole hold failed, empty if it did not.
+    seconds an agent was shut down. `why` says why the whole hold failed, empty if it did not. `left_behind` are
+    sentences, one for each agent that may still be at rest because its after-hook failed.
     """
 
     created_ns: int
@@ -71,6 +72,7 @@ class CriticalResult:
     stopped: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     why: str = ""
+    left_behind: tuple[str, ...] = ()
 
     @property
     def held(self) -> dict[str, float]:
@@ -166,7 +168,7 @@ def _own_level(mode: Mode, agent: Agent, hook: Hook | None, stop: Stop | None) -
     """What mode and agent alone would come to, the shortfall, and a note."""
     if mode == "hooks" and hook is not None:
         if hook.is_absent:
-            return "frozen", "", f"it has no {hook.settings.before} that can be run, and was only paused"
+            return "frozen", "", f"it has no {hook.settings.before}, and was only paused"
         if hook.succeeded:
             return "at rest", "", ""
         return "frozen", f"its before-hook failed: {hook.failure}", ""

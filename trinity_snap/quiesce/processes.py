@@ -38,12 +38,20 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def session_of(pid: int) -> int:
+    """The number of a process's session. Raise OSError if there is no such process."""
+    return int(_fields(pid)[3])
+
+
 def _stat(pid: int) -> tuple[str, int]:
-    """State and start time of a process, from proc_pid_stat(5); `("X", -1)` if there is none."""
+    """State and start time of a process; `("X", -1)` if there is none."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        fields = _fields(pid)
     except OSError:
         return "X", -1
-    # The second field is the command's name in parentheses, and may hold anything.
-    fields = text.rpartition(")")[2].split()
     return fields[0], int(fields[19])
+
+
+def _fields(pid: int) -> list[str]:
+    """What proc_pid_stat(5) says, from the state on. The field before is the command's name, and may hold anything."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trinity_snap.errors import LeftQuiesced, SnapshotError
+from trinity_snap.errors import HostBusy, LeftQuiesced, SnapshotError
 from trinity_snap.quiesce.containers import PauseFailed, resume
 from trinity_snap.quiesce.hooks import run_after_hook
 from trinity_snap.quiesce.journal import (
@@ -24,6 +24,7 @@ from trinity_snap.quiesce.journal import (
     journals,
     read_journal,
 )
+from trinity_snap.quiesce.lock import HostLock
 from trinity_snap.quiesce.processes import boot_id
 from trinity_snap.quiesce.undo import give_back
 
@@ -74,7 +75,7 @@ def recover(state_dir: Path, client: DockerClient | None) -> RecoverReport:
     """Undo what the journals of dead runs say is still to be undone.
 
     Without a `client` (no Docker), containers stay noted for the next time. `strays` are snapshots with our
-    names that no journal here knows; they are only reported. Raise LeftQuiesced, after doing everything
+    names that no journal here knows; they are only reported (`remove_strays`). Raise LeftQuiesced, after doing everything
     else, if a container that a dead run paused or stopped could not be resumed or started.
     """
     report = RecoverReport()
@@ -109,13 +110,41 @@ def recover(state_dir: Path, client: DockerClient | None) -> RecoverReport:
     if stuck:
         raise LeftQuiesced(
             f"These containers, held by a run that died, could not be resumed or started: {', '.join(stuck)}.",
-            untouched="Everything else was recovered.",
+            untouched=" ".join(report.problems) or "Everything else was recovered.",
             next_step=(
                 "See that Docker is well, then run `trinity-snap recover` again, or `docker unpause` or "
                 "`docker start` them."
             ),
         )
     return report
+
+
+def remove_strays(report: RecoverReport, lock: HostLock) -> None:
+    """Remove the strays of a report, as far as all about them is as a run of ours makes it; what is kept stays.
+
+    The caller holds the host by `lock`. Raise HostBusy if a run of another policy is alive, whose they might be.
+    """
+    from trinity_snap.snapshot.leftovers import remove_stray
+
+    doomed = [path for path in report.strays if "keep-" not in path.name]
+    if not doomed:
+        return
+    with lock.alone() as alone:
+        if not alone:
+            raise HostBusy(
+                "A run of another policy is alive on this host, and these may be its snapshots: "
+                f"{', '.join(map(str, doomed))}.",
+                untouched="They were left alone; everything else was recovered.",
+                next_step="Wait until it has ended, then run `trinity-snap recover --strays` again.",
+            )
+        for path in doomed:
+            try:
+                remove_stray(path)
+            except (OSError, SnapshotError) as error:
+                report.problems.append(f"{path} could not be removed: {error}")
+                continue
+            report.strays.remove(path)
+            report.removed.append(path)
 
 
 def _is_alive(state: JournalState) -> bool:

@@ -44,11 +44,17 @@ HOOK_STEPS = ("hook-noted", "hooks-run", "after-hook-starting", "after-hooks-run
 STOP_STEPS = ("stop-noted", "first-stopped", "all-stopped", "first-started", "all-started")
 """Mode `stop` only: after the before-hooks, and before the after-hooks."""
 
+BEGINNING_STEPS = ("discovered",)
+"""Before all others, in a whole run: the agents are known, and no provider is chosen."""
+
 SHIPPING_STEPS = ("shipping", "before-commit", "committed", "shipped")
 """The steps in between, while the views are shipped (`trinity_snap.backup.run`); restores have their own."""
 
 KEEPING_STEPS = ("before-keep", "keep-noted", "half-kept", "kept")
 """The steps after shipping, if the snapshots are kept on this host."""
+
+REPLICATING_STEPS = ("before-replication",)
+"""After all that: the run has let go of the host, and the replicas come next."""
 
 
 _once = threading.Lock()

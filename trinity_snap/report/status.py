@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trinity_snap.report.times import timestamp
 
 if TYPE_CHECKING:
+    from trinity_snap.report.replicas import ReplicaStatus
     from trinity_snap.repository.points import RecoveryPoint
 
 Run = Mapping[str, Any]
@@ -40,7 +41,8 @@ class AgentStatus:
 class Status:
     """All agents by name. `source` says what it is drawn from: `repository`, or `runs` (this host's own record).
 
-    `running` is who holds the host at the moment, see `trinity_snap.report.running`. `local_snapshots` counts those that
+    `unnamed_points` counts points in the repository that the record of runs does not know, if that is the source.
+    `running` is who holds the host at the moment, see `trinity_snap.quiesce.running`. `local_snapshots` counts those that
     `trinity-snap rollback` can use.
     """
 
@@ -49,6 +51,8 @@ class Status:
     warnings: list[str] = field(default_factory=list)
     running: dict[str, object] | None = None
     local_snapshots: int = 0
+    unnamed_points: int = 0
+    replicas: list[ReplicaStatus] = field(default_factory=list)
 
     @property
     def stale(self) -> list[str]:
@@ -64,6 +68,8 @@ class Status:
             "warnings": self.warnings,
             "running": self.running,
             "local_snapshots": self.local_snapshots,
+            "unnamed_points": self.unnamed_points,
+            "replicas": [asdict(replica) for replica in self.replicas],
         }
 
 
@@ -105,6 +111,8 @@ def assemble(
     moment = now or datetime.now(UTC)
     for agent in agents.values():
         _judge(agent, moment, max_age)
+    if points is None:
+        status.unnamed_points = len(present - {part.get("point") for run in runs for part in _parts(run)})
     status.agents = sorted(agents.values(), key=lambda agent: agent.agent)
     status.warnings = list(_run_warnings(runs))
     return status

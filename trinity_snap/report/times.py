@@ -7,7 +7,15 @@ from datetime import UTC, datetime, timedelta
 
 from trinity_snap.errors import UsageError
 
-_UNITS = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_UNITS = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "min": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+    "y": timedelta(days=365),
+}
 
 
 def timestamp(moment: datetime) -> str:
@@ -28,8 +36,8 @@ def parse_moment(text: str) -> datetime:
 
 
 def parse_duration(text: str) -> timedelta:
-    """A length of time: `26h`, `2d`, `90min`. Raise UsageError."""
-    match = re.fullmatch(r"([0-9]{1,6}) ?(s|min|m|h|d|w)", text.strip())
+    """A length of time: `26h`, `2d`, `90min`, `1y` (365 days). Raise UsageError."""
+    match = re.fullmatch(r"([0-9]{1,6}) ?(s|min|m|h|d|w|y)", text.strip())
     if match is None:
         raise UsageError(f"{text!r:.60} is no length of time.", next_step="Write 90min, 26h, 2d or 1w.")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    return int(match[1]) * _UNITS[match[2]]

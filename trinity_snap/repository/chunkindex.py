@@ -145,6 +145,23 @@ class ChunkIndex:
         """Say which packs exist (and are not condemned). Chunks of all others count as unknown."""
         alive = set(digests)
         self._alive = [digest in alive for digest, _ in self._state.packs]
+        self._forget_dead()
+
+    def condemn(self, digests: Iterable[bytes]) -> None:
+        """Say that these packs may no longer be relied on. Chunks that only they hold count as unknown."""
+        ordinals = [ordinal for digest in digests if (ordinal := self.ordinal_of(digest)) >= 0]
+        for ordinal in ordinals:
+            self._alive[ordinal] = False
+        if ordinals:
+            self._forget_dead()
+
+    def _forget_dead(self) -> None:
+        recent = self._recent
+        self._recent = {one: ordinal for one, ordinal in recent.items() if ordinal < 0 or self._alive[ordinal]}
+
+    def is_alive(self, ordinal: int) -> bool:
+        """Whether the pack with that ordinal exists and may be relied on; false for -1."""
+        return ordinal >= 0 and self._alive[ordinal]
 
     @property
     def ingested(self) -> frozenset[str]:

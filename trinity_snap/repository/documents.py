@@ -28,7 +28,7 @@ def created_now() -> str:
 def sign_document(kind: str, payload: Mapping[str, object], mac_key: bytes) -> bytes:
     """The document with that payload, `format` and `version` put in front.
 
-    `kind` is `repository`, `recipients` or `session`.
+    `kind` is `repository`, `recipients`, `session`, `fence` or `receipt`.
     """
     head: dict[str, object] = {"format": f"trinity-snap {kind}", "version": VERSION}
     line = json.dumps(head | dict(payload), ensure_ascii=True, allow_nan=False).encode("ascii")

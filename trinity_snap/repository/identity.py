@@ -49,9 +49,11 @@ __all__ = [
     "load_host_key",
     "load_identity",
     "load_recipient",
+    "read_key_file",
     "save_host_key",
     "save_identity",
     "save_recipient",
+    "write_key_file",
 ]
 
 Path = str | os.PathLike[str]
@@ -90,7 +92,7 @@ def save_identity(
         content["seed"] = seed
     else:
         content["wrapped"] = wrap_secret(json.dumps({"identity": recipient_id, "seed": seed}).encode("ascii"), wrap)
-    _write(path, content, mode=0o600, overwrite=overwrite)
+    write_key_file(path, content, mode=0o600, overwrite=overwrite)
 
 
 def load_identity(
@@ -101,7 +103,7 @@ def load_identity(
     Raise KeyFileError if the file is missing, damaged, readable by others, or wrapped in a way for which
     nothing was given; WrongKey if the passphrase or key does not open it.
     """
-    content = _read(path, "identity", private=True)
+    content = read_key_file(path, "identity", private=True)
     try:
         recipient_id, label = _id_and_label(content)
         if "wrapped" not in content:
@@ -121,7 +123,7 @@ def load_identity(
 
 def inspect_identity(path: Path) -> IdentityFile:
     """What an identity file says without being unwrapped. Raise KeyFileError as `load_identity` does."""
-    content = _read(path, "identity", private=True)
+    content = read_key_file(path, "identity", private=True)
     try:
         recipient_id, label = _id_and_label(content)
         wrapped_by = object_field(content, "wrapped").get("by") if "wrapped" in content else None
@@ -148,12 +150,12 @@ def save_recipient(path: Path, recipient: Recipient, *, overwrite: bool = False)
         "created": created_now(),
         "public": to_base64(recipient.public),
     }
-    _write(path, content, mode=0o644, overwrite=overwrite)
+    write_key_file(path, content, mode=0o644, overwrite=overwrite)
 
 
 def load_recipient(path: Path) -> Recipient:
     """Read a recipient file. Raise KeyFileError if it is missing or damaged."""
-    content = _read(path, "recipient", private=False)
+    content = read_key_file(path, "recipient", private=False)
     try:
         recipient_id, label = _id_and_label(content)
         recipient = Recipient(base64_field(content, "public"), label)
@@ -178,12 +180,12 @@ def save_host_key(path: Path, host: HostSecret, *, overwrite: bool = False) -> N
         "created": created_now(),
         "secret": to_base64(host.secret),
     }
-    _write(path, content, mode=0o600, overwrite=overwrite)
+    write_key_file(path, content, mode=0o600, overwrite=overwrite)
 
 
 def load_host_key(path: Path) -> HostSecret:
     """Read a host key file. Raise KeyFileError if it is missing, damaged, or readable by others."""
-    content = _read(path, "host key", private=True)
+    content = read_key_file(path, "host key", private=True)
     try:
         return HostSecret(base64_field(content, "secret"), hex_field(content, "repository", REPOSITORY_ID_BYTES))
     except IntegrityError as error:
@@ -204,7 +206,8 @@ def _id_and_label(content: Mapping[str, object]) -> tuple[str, str]:
     return recipient_id, label
 
 
-def _write(path: Path, content: Mapping[str, object], *, mode: int, overwrite: bool) -> None:
+def write_key_file(path: Path, content: Mapping[str, object], *, mode: int, overwrite: bool) -> None:
+    """Write the JSON object of a key file durably. Raise KeyFileError, also if there is a file and not `overwrite`."""
     data = (json.dumps(content, indent=2) + "\n").encode("ascii")
     try:
         write_file_durably(path, data, mode=mode, replace=overwrite)
@@ -218,12 +221,15 @@ def _write(path: Path, content: Mapping[str, object], *, mode: int, overwrite: b
         raise KeyFileError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-def _read(path: Path, kind: str, *, private: bool) -> dict[str, object]:
+def read_key_file(path: Path, kind: str, *, private: bool) -> dict[str, object]:
     """The JSON object of a key file of that kind. Raise KeyFileError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise KeyFileError(f"There is no {kind} file at {path}.") from error
+        raise KeyFileError(
+            f"There is no {kind} file at {path}.",
+            next_step="`trinity-snap init` makes the keys of a new host." if kind == "host key" else "",
+        ) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise KeyFileError(f"The {kind} file {path} cannot be read: {reason}.") from error

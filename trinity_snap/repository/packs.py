@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from trinity_snap.errors import IntegrityError
 from trinity_snap.repository.manifest import CHUNK_ID_BYTES
@@ -223,17 +224,7 @@ def table_length(trailer: bytes | memoryview, pack_bytes: int, name: str) -> int
 
 def open_table(sealed: bytes | memoryview, header: Header, session_key: bytes, pack_bytes: int, name: str) -> Table:
     """Return the table of a pack of `pack_bytes` bytes. Raise IntegrityError if it is damaged or impossible."""
-    try:
-        plaintext = object_cipher(header, session_key).decrypt(_nonce(1, 0), sealed, _associated(header.encode(), 1, 0))
-    except (InvalidTag, ValueError) as error:
-        raise IntegrityError(f"The table of {name} is damaged.") from error
-    length = int.from_bytes(plaintext[:4], "big")
-    if length > len(plaintext) - 4:
-        raise IntegrityError(f"The table of {name} gives a length that it does not have.")
-    table = decode_table(plaintext[4 : 4 + length], name)
-    if HEADER_BYTES + sum(segment.sealed_length for segment in table) + len(sealed) + TRAILER_BYTES != pack_bytes:
-        raise IntegrityError(f"The table of {name} does not add up to the pack's length.")
-    return table
+    return PackOpener(header, session_key, name).open_table(sealed, pack_bytes)
 
 
 def decode_table(document: bytes, name: str) -> Table:
@@ -259,12 +250,34 @@ def check_table(table: Table, name: str) -> None:
 
 
 class PackOpener:
-    """Opens the segments of one pack. May be used from several threads."""
+    """Opens the table and the segments of one pack. May be used from several threads."""
 
     def __init__(self, header: Header, session_key: bytes, name: str) -> None:
         self._header = header.encode()
         self._cipher = object_cipher(header, session_key)
         self._name = name
+
+    @classmethod
+    def with_pack_key(cls, header: Header, pack_key: bytes, name: str) -> PackOpener:
+        """The opener for who has the pack's own key, and not the session key that it comes from."""
+        opener = cls.__new__(cls)
+        opener._header, opener._cipher, opener._name = header.encode(), AESGCM(pack_key), name
+        return opener
+
+    def open_table(self, sealed: bytes | memoryview, pack_bytes: int) -> Table:
+        """Return the table of the pack, which has `pack_bytes` bytes. Raise IntegrityError if damaged or impossible."""
+        name = self._name
+        try:
+            plaintext = self._cipher.decrypt(_nonce(1, 0), sealed, _associated(self._header, 1, 0))
+        except (InvalidTag, ValueError) as error:
+            raise IntegrityError(f"The table of {name} is damaged.") from error
+        length = int.from_bytes(plaintext[:4], "big")
+        if length > len(plaintext) - 4:
+            raise IntegrityError(f"The table of {name} gives a length that it does not have.")
+        table = decode_table(plaintext[4 : 4 + length], name)
+        if HEADER_BYTES + sum(segment.sealed_length for segment in table) + len(sealed) + TRAILER_BYTES != pack_bytes:
+            raise IntegrityError(f"The table of {name} does not add up to the pack's length.")
+        return table
 
     def open_segment(self, sealed: bytes | memoryview, number: int, length: int) -> bytes | memoryview:
         """Return the data of segment `number`, `length` bytes. Raise IntegrityError if a bit is not as written."""

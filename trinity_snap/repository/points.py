@@ -13,7 +13,15 @@ import msgspec
 from trinity_snap.errors import ForeignRepository, IntegrityError
 from trinity_snap.repository.sealed import Header, open_object, seal_object
 
-__all__ = ["PackReference", "RecoveryPoint", "Volume", "open_point", "seal_point"]
+__all__ = [
+    "PackReference",
+    "RecoveryPoint",
+    "Volume",
+    "check_point",
+    "encode_pack_references",
+    "open_point",
+    "seal_point",
+]
 
 Octets = bytes  # the structures below have a field called `bytes`
 
@@ -89,6 +97,11 @@ def encode_pack_references(packs: Iterable[tuple[bytes, int]]) -> bytes:
     return b"".join(name + length.to_bytes(8, "big") for name, length in sorted(packs))
 
 
+def encode_references(packs: Iterable[PackReference]) -> bytes:
+    """Return the `packs` element for references."""
+    return encode_pack_references((bytes.fromhex(each.name), each.length) for each in packs)
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(RecoveryPoint)
 
@@ -120,6 +133,11 @@ def open_point(data: bytes, header: Header, session_key: bytes, mac_key: bytes, 
         point = _decoder.decode(document)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"{name} cannot be decoded: {error}.") from error
+    return msgspec.structs.replace(check_point(point, name), id=point_id, session_id=header.session_id)
+
+
+def check_point(point: RecoveryPoint, name: str) -> RecoveryPoint:
+    """Give back a point. Raise IntegrityError or ForeignRepository if it cannot be one; `name` is for the sentence."""
     if point.version != 1:
         raise ForeignRepository(
             f"{name} has version {point.version}; this trinity-snap knows version 1.",
@@ -127,4 +145,4 @@ def open_point(data: bytes, header: Header, session_key: bytes, mac_key: bytes, 
         )
     if len(point.packs) % _PACK_REFERENCE_BYTES or any(len(volume.root) != 32 for volume in point.volumes):
         raise IntegrityError(f"{name} has a reference of the wrong length.")
-    return msgspec.structs.replace(point, id=point_id, session_id=header.session_id)
+    return point

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from blake3 import blake3
 
-from trinity_snap.errors import IntegrityError, ObjectMissing, TargetError
+from trinity_snap.errors import (
+    ForeignRepository,
+    IntegrityError,
+    ObjectMissing,
+    SessionDamaged,
+    TargetError,
+    WrongKey,
+)
 from trinity_snap.repository.keys import HostSecret
 from trinity_snap.repository.manifest import (
     CHUNK_ID_BYTES,
@@ -26,7 +34,6 @@ from trinity_snap.repository.packs import (
     TRAILER_BYTES,
     PackOpener,
     Table,
-    open_table,
     pack_name,
     table_length,
 )
@@ -35,7 +42,7 @@ from trinity_snap.repository.sealed import HEADER_BYTES, PACK_MAGIC, Header, par
 from trinity_snap.repository.tables import tables_from_index
 from trinity_snap.targets.protocol import Target
 
-__all__ = ["OpenedPack", "PointReader", "SegmentRead", "open_pack"]
+__all__ = ["OpenedPack", "PointKeys", "PointReader", "SegmentRead", "SessionKeys", "blame", "open_pack"]
 
 _TAIL_BYTES = 64 * 1024
 _CACHE_BYTES = 24 * 1024 * 1024
@@ -55,36 +62,75 @@ class SegmentRead:
     chunks: list[tuple[bytes, int, int]]
 
 
+class PointKeys(Protocol):
+    """What opens the packs of a point: all that a reader has to know of keys."""
+
+    @property
+    def chunk_id_key(self) -> bytes:
+        """The key of the keyed hash that names chunks."""
+
+    def opener(self, name: str, read_header: Callable[[], bytes | memoryview]) -> PackOpener:
+        """What opens the pack `name`. `read_header` gives its first 72 bytes, for who needs them.
+
+        Raise IntegrityError or ForeignRepository if the pack cannot be one of this repository.
+        """
+
+    def tables(self, target: Target, wanted: Mapping[bytes, int]) -> dict[bytes, Table]:
+        """Tables of packs (digest to length) that are known or had from elsewhere than the packs; of none, perhaps."""
+
+
+@dataclass(frozen=True)
+class SessionKeys:
+    """The keys of who can open the sessions of a repository."""
+
+    host: HostSecret = field(repr=False)
+    session_key_of: Callable[[bytes], bytes] = field(repr=False)
+
+    @property
+    def chunk_id_key(self) -> bytes:
+        """The host's."""
+        return self.host.chunk_id_key
+
+    def opener(self, name: str, read_header: Callable[[], bytes | memoryview]) -> PackOpener:
+        """From the session that the pack's header names."""
+        return PackOpener(*self.header_and_key(name, read_header()), name)
+
+    def header_and_key(self, name: str, raw_header: bytes | memoryview) -> tuple[Header, bytes]:
+        """The header of a pack that a point needs, and the session key that it is under.
+
+        Raise IntegrityError, also if it says that it is another repository's, or of a session that is not sealed to us: a
+        header that was altered may say that, and it must not keep anybody from the other packs.
+        """
+        try:
+            header = parse_header(raw_header, PACK_MAGIC, self.host.repository_id, name)
+            return header, self.session_key_of(header.session_id)
+        except (ForeignRepository, WrongKey) as error:
+            raise IntegrityError(f"{name} cannot be opened: {error}") from error
+
+    def tables(self, target: Target, wanted: Mapping[bytes, int]) -> dict[bytes, Table]:
+        """Those of the index."""
+        return tables_from_index(target, self.host, wanted)
+
+
 @dataclass(frozen=True)
 class OpenedPack:
-    """What the table of a pack says."""
+    """What the table of a pack says, and what opens its segments."""
 
     name: str
-    header: Header
-    session_key: bytes
+    opener: PackOpener
     table: Table
     length: int
 
-    def opener(self) -> PackOpener:
-        """What opens its segments."""
-        return PackOpener(self.header, self.session_key, self.name)
 
-
-def open_pack(
-    target: Target,
-    repository_id: bytes,
-    digest: str,
-    length: int,
-    session_key_of: Callable[[bytes], bytes],
-) -> OpenedPack:
-    """Read and check header and table of the pack with that SHA-256 in hex and that length in bytes.
+def open_pack(target: Target, keys: PointKeys, digest: str, length: int) -> OpenedPack:
+    """Read and check the table of the pack with that SHA-256 in hex and that length in bytes.
 
     Raise IntegrityError if it is missing, has another length, or is damaged.
     """
     name = pack_name(digest)
     try:
         tail = _range_of_pack(target, name, length, max(0, length - _TAIL_BYTES), min(length, _TAIL_BYTES))
-        raw_header = tail if length <= _TAIL_BYTES else target.get_range(name, 0, HEADER_BYTES)
+        opener = keys.opener(name, lambda: tail if length <= _TAIL_BYTES else target.get_range(name, 0, HEADER_BYTES))
         sealed_length = table_length(tail[-TRAILER_BYTES:], length, name)
         end = length - TRAILER_BYTES
         if sealed_length + TRAILER_BYTES <= len(tail):
@@ -93,10 +139,12 @@ def open_pack(
             sealed = target.get_range(name, end - sealed_length, sealed_length)
     except ObjectMissing as error:
         raise IntegrityError(f"{name} is missing from the repository.") from error
-    header = parse_header(raw_header, PACK_MAGIC, repository_id, name)
-    session_key = session_key_of(header.session_id)
-    table = open_table(sealed, header, session_key, length, name)
-    return OpenedPack(name, header, session_key, table, length)
+    return OpenedPack(name, opener, opener.open_table(sealed, length), length)
+
+
+def blame(name: str, error: IntegrityError) -> tuple[str, str]:
+    """What is to blame that the pack `name` cannot be opened, and why: the pack, or the session that its key is in."""
+    return (error.name, error.reason) if isinstance(error, SessionDamaged) else (name, str(error))
 
 
 def _range_of_pack(target: Target, name: str, pack_bytes: int, offset: int, length: int) -> bytes:
@@ -131,25 +179,23 @@ class PointReader:
     def __init__(
         self,
         target: Target,
-        host: HostSecret,
+        keys: PointKeys,
         point: RecoveryPoint,
-        session_key_of: Callable[[bytes], bytes],
         *,
         tables_from_packs: bool = False,
     ) -> None:
         self.point = point
         self._tables_from_packs = tables_from_packs or not target.read_ahead_bytes
         self._target = target
-        self._host = host
-        self._session_key_of = session_key_of
-        self._chunk_key = host.chunk_id_key
+        self._keys = keys
+        self._chunk_key = keys.chunk_id_key
         self._lock = threading.Lock()
         self._packs: list[_PlacedPack] | None = None
         self._lengths: dict[str, int] = {}
         self._openers: dict[str, PackOpener] = {}
         self._offsets: list[list[int]] = []
         self._places: dict[bytes, int] = {}
-        self._damaged: dict[str, str] = {}
+        self._damaged: dict[str, IntegrityError] = {}
         self._roots: dict[bytes, list[PageReference]] = {}
         self._cache: OrderedDict[tuple[str, int], bytes | memoryview] = OrderedDict()
         self._cache_bytes = 0
@@ -181,7 +227,7 @@ class PointReader:
         known: dict[bytes, Table] = {}
         if not self._tables_from_packs:
             wanted = {bytes.fromhex(reference.name): reference.length for reference in references}
-            known = tables_from_index(self._target, self._host, wanted)
+            known = self._keys.tables(self._target, wanted)
         packs: list[_PlacedPack] = []
         others: list[PackReference] = []
         for reference in references:
@@ -193,34 +239,40 @@ class PointReader:
         with ThreadPoolExecutor(_TABLE_READERS) as pool:
             for reference, opened in zip(others, pool.map(self._open_pack, others), strict=True):
                 if isinstance(opened, IntegrityError):
-                    self._damaged[pack_name(reference.name)] = str(opened)
+                    self._damaged[pack_name(reference.name)] = opened
                 else:
-                    self._openers[opened.name] = opened.opener()
+                    self._openers[opened.name] = opened.opener
                     packs.append(_PlacedPack(opened.name, opened.length, opened.table))
         return packs
 
     def _open_pack(self, reference: PackReference) -> OpenedPack | IntegrityError:
         try:
-            return open_pack(
-                self._target,
-                self._host.repository_id,
-                reference.name,
-                reference.length,
-                self._session_key_of,
-            )
+            return open_pack(self._target, self._keys, reference.name, reference.length)
         except IntegrityError as error:
             return error
 
     @property
     def damaged_packs(self) -> dict[str, str]:
-        """Packs of the point that are missing or damaged, and why; as far as their tables show it."""
+        """Packs of the point that cannot be opened, and why; as far as their tables show it."""
         self._load()
-        return dict(self._damaged)
+        return {name: str(error) for name, error in self._damaged.items()}
+
+    @property
+    def damaged_objects(self) -> dict[str, str]:
+        """What is missing or damaged of what the point needs, and why: packs, or sessions that their keys are in."""
+        self._load()
+        return dict(blame(name, error) for name, error in self._damaged.items())
 
     def has_chunk(self, chunk_id: bytes) -> bool:
         """Whether a pack of this point holds the chunk."""
         self._load()
         return chunk_id in self._places
+
+    def pack_with(self, chunk_id: bytes) -> str | None:
+        """The name of the pack that the chunk is read from, None if no pack of this point holds it."""
+        packs = self._load()
+        place = self._places.get(chunk_id)
+        return None if place is None else packs[place >> 32].name
 
     def plan_reads(self, ids: Iterable[bytes]) -> list[SegmentRead]:
         """The segments that hold these chunks, each once, ordered by pack and place.
@@ -303,9 +355,7 @@ class PointReader:
         return found
 
     def _opener(self, pack: str, raw_header: bytes) -> PackOpener:
-        header = parse_header(raw_header, PACK_MAGIC, self._host.repository_id, pack)
-        opener = PackOpener(header, self._session_key_of(header.session_id), pack)
-        self._openers[pack] = opener
+        opener = self._openers[pack] = self._keys.opener(pack, lambda: raw_header)
         return opener
 
     @property

@@ -40,7 +40,7 @@ from trinity_snap.repository.keys import (
     Identity,
     Recipient,
 )
-from trinity_snap.targets import Target
+from trinity_snap.targets.protocol import Target, put_new
 
 Entry = dict[str, object]
 """One recipient as a list has it: `id`, `label`, `public`, `host_secret`, perhaps `history`."""
@@ -113,12 +113,30 @@ def current_recipients(target: Target, host: HostSecret) -> RecipientList:
 
 
 def session_history(target: Target, host: HostSecret, identity: Identity) -> dict[bytes, bytes]:
-    """Session id → session key of the sessions that were there before the identity became a recipient."""
-    history: dict[bytes, bytes] = {}
+    """Session id → session key of the sessions that were there before the identity became a recipient.
+
+    Where lists differ, that of the earliest generation is believed; see `session_histories`.
+    """
+    return {session_id: keys[0] for session_id, keys in session_histories(target, host, identity).items()}
+
+
+def session_histories(target: Target, host: HostSecret, identity: Identity) -> dict[bytes, tuple[bytes, ...]]:
+    """As `session_history`, with all the keys that the lists say of a session, the earliest generation's first.
+
+    They differ only if somebody who has the host secret added a list with a history of their own. A history that cannot
+    be opened is passed over.
+    """
+    history: dict[bytes, tuple[bytes, ...]] = {}
     lists, _ = _all_lists(target, host)
-    for entry in (entry for one in lists for entry in one.entries):
+    for entry in (entry for one in sorted(lists, key=lambda one: one.generation) for entry in one.entries):
         if entry["id"] == identity.recipient.id and "history" in entry:
-            history.update(_open_history(base64_field(entry, "history"), host.repository_id, identity))
+            try:
+                opened = _open_history(base64_field(entry, "history"), host.repository_id, identity)
+            except (IntegrityError, WrongKey):
+                continue
+            for session_id, key in opened.items():
+                if key not in (known := history.get(session_id, ())):
+                    history[session_id] = (*known, key)
     return history
 
 
@@ -165,7 +183,11 @@ def retire_recipient(target: Target, host: HostSecret, recipient_id: str) -> Rec
         if len(entries) == len(current.entries):
             if attempt:
                 return current
-            raise UsageError(f"{recipient_id} is not a recipient of this repository.")
+            raise UsageError(
+                f"{recipient_id} is not a recipient of this repository.",
+                untouched="Nothing was changed.",
+                next_step="`trinity-snap key list` shows them: the first column names them, not the label.",
+            )
         if not entries:
             raise UsageError(
                 f"{recipient_id} is the last recipient: nobody could open a later recovery point.",
@@ -231,6 +253,11 @@ def open_session(
     if len(session_key) != SESSION_KEY_BYTES:
         raise IntegrityError(f"The key of session {session_id.hex()} has a wrong length.")
     return session_key
+
+
+def check_session(data: bytes, repository_id: bytes, session_id: bytes, mac_key: bytes) -> None:
+    """Raise IntegrityError unless this is an authentic document of that session. Needs no identity."""
+    _session_keys(data, repository_id, session_id, mac_key)
 
 
 def _info(use: str, *parts: bytes) -> bytes:
@@ -331,7 +358,7 @@ def _put_list(target: Target, host: HostSecret, generation: int, entries: Sequen
         "generation": generation,
         "recipients": list(entries),
     }
-    target.put_if_absent(f"recipients/{os.urandom(16).hex()}", sign_document("recipients", payload, host.mac_key))
+    put_new(target, f"recipients/{os.urandom(16).hex()}", sign_document("recipients", payload, host.mac_key))
 
 
 def _session_keys(data: bytes, repository_id: bytes, session_id: bytes, mac_key: bytes) -> dict[str, object]:

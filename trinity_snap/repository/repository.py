@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trinity_snap.errors import (
     AgentMissing,
@@ -16,6 +17,7 @@ from trinity_snap.errors import (
     PointMissing,
     RepositoryExists,
     RepositoryMissing,
+    SessionDamaged,
     WrongKey,
 )
 from trinity_snap.repository.documents import (
@@ -28,34 +30,43 @@ from trinity_snap.repository.documents import (
 )
 from trinity_snap.repository.keys import REPOSITORY_ID_BYTES, HostSecret, Identity, Recipient, repository_id_of
 from trinity_snap.repository.points import RecoveryPoint, open_point
-from trinity_snap.repository.reader import PointReader
+from trinity_snap.repository.reader import PointReader, SessionKeys
 from trinity_snap.repository.recipients import (
+    RecipientList,
     current_recipients,
     open_host_secret,
     open_session,
     recipient_entries,
-    session_history,
+    session_histories,
 )
 from trinity_snap.repository.sealed import POINT_MAGIC, parse_header
 from trinity_snap.repository.session import Session
 from trinity_snap.targets.protocol import Target
 
+if TYPE_CHECKING:
+    from trinity_snap.repository.trust import Trust
+
 __all__ = ["Repository"]
 
 _MINIMUM_PREFIX = 4
+_BACK = (
+    "Put that object back, from a copy of the repository, or from an older version in a bucket that keeps them "
+    "(`trinity-snap target heal`): all else may be whole."
+)
 
 
 class Repository:
-    """An open repository. `create` and `open` make one; nothing is written but by `begin_session`."""
+    """An open repository. `create` and `open` make one; nothing is written but by sessions."""
 
-    def __init__(self, target: Target, host: HostSecret, identity: Identity | None) -> None:
+    def __init__(self, target: Target, host: HostSecret, identity: Identity | None, trust: Trust | None = None) -> None:
         self.target = target
         self.host = host
         self.identity = identity
+        self.trust = trust
         self.unreadable_points: list[tuple[str, str]] = []
         self.damaged_lists: tuple[str, ...] = ()
         self._session_keys: dict[bytes, bytes] = {}
-        self._history: dict[bytes, bytes] | None = None
+        self._history: dict[bytes, tuple[bytes, ...]] | None = None
 
     @property
     def id(self) -> bytes:
@@ -80,9 +91,17 @@ class Repository:
         return cls(target, host, None)
 
     @classmethod
-    def open(cls, target: Target, *, host: HostSecret | None = None, identity: Identity | None = None) -> Repository:
+    def open(
+        cls,
+        target: Target,
+        *,
+        host: HostSecret | None = None,
+        identity: Identity | None = None,
+        trust: Trust | None = None,
+    ) -> Repository:
         """Open the repository at `target`. An identity alone is enough: it opens the host secret too.
 
+        `trust` judges the list of recipients before anything is sealed to it; without it every authentic list will do.
         Raise RepositoryMissing, ForeignRepository (another host's), WrongKey or IntegrityError.
         """
         try:
@@ -91,9 +110,16 @@ class Repository:
             raise RepositoryMissing(
                 f"There is no repository at {target.url}.", next_step="Make one with `trinity-snap init`."
             ) from error
-        payload, _, _ = split_document(data)
-        check_header("repository", payload)
-        repository_id = hex_field(payload, "id", REPOSITORY_ID_BYTES)
+        try:
+            payload, _, _ = split_document(data)
+            check_header("repository", payload)
+            repository_id = hex_field(payload, "id", REPOSITORY_ID_BYTES)
+        except IntegrityError as error:
+            raise IntegrityError(
+                f"The object `repository` at {target.url} is damaged: {error}",
+                untouched="Nothing was read or written.",
+                next_step=_BACK,
+            ) from error
         if host is not None and host.repository_id != repository_id:
             raise ForeignRepository(
                 f"The repository at {target.url} ({repository_id.hex()}) is not the one that this host's key "
@@ -114,8 +140,9 @@ class Repository:
             raise WrongKey(
                 f"The host key does not fit the repository at {target.url}, or its `repository` object was altered.",
                 untouched="Nothing was read or written.",
+                next_step=f"Check target and keys in the policy. {_BACK}",
             ) from error
-        return cls(target, host, identity)
+        return cls(target, host, identity, trust)
 
     # -- points -----------------------------------------------------------------------------------------------------
 
@@ -140,10 +167,40 @@ class Repository:
         try:
             data = self.target.get(name)
         except ObjectMissing as error:
-            raise IntegrityError(f"{name} is missing from the repository.") from error
+            raise SessionDamaged(name, "It is missing from the repository.") from error
+        try:
+            try:
+                return open_session(data, self.id, session_id, self.identity, self.host.mac_key, {})
+            except WrongKey:
+                if (key := self._key_from_history(session_id, self.identity)) is None:
+                    raise
+                return key
+        except IntegrityError as error:
+            raise SessionDamaged(name, str(error)) from error
+
+    def _key_from_history(self, session_id: bytes, identity: Identity) -> bytes | None:
+        """What the lists of recipients say that the key is; where they differ, what opens a point of that session."""
         if self._history is None:
-            self._history = session_history(self.target, self.host, self.identity)
-        return open_session(data, self.id, session_id, self.identity, self.host.mac_key, self._history)
+            self._history = session_histories(self.target, self.host, identity)
+        keys = self._history.get(session_id, ())
+        if len(keys) > 1:
+            for point_id in self.point_ids():
+                for key in keys:
+                    if self._opens(point_id, session_id, key):
+                        return key
+        return keys[0] if keys else None
+
+    def _opens(self, point_id: str, session_id: bytes, key: bytes) -> bool:
+        name = f"points/{point_id}"
+        try:
+            data = self.target.get(name)
+            header = parse_header(data, POINT_MAGIC, self.id, name)
+            if header.session_id == session_id:
+                open_point(data, header, key, self.host.mac_key, point_id)
+                return True
+        except (ForeignRepository, IntegrityError, ObjectMissing):
+            pass
+        return False
 
     def read_point(self, point_id: str) -> RecoveryPoint:
         """The recovery point with that whole id. Raise PointMissing, IdentityNeeded or IntegrityError."""
@@ -215,21 +272,52 @@ class Repository:
 
     def reader(self, point: RecoveryPoint, *, tables_from_packs: bool = False) -> PointReader:
         """What reads the entries and data of a point, and with `tables_from_packs` first looks into each of its packs."""
-        return PointReader(self.target, self.host, point, self.session_key, tables_from_packs=tables_from_packs)
+        return PointReader(self.target, self.point_keys(), point, tables_from_packs=tables_from_packs)
+
+    def point_keys(self) -> SessionKeys:
+        """What opens the packs of every point."""
+        return SessionKeys(self.host, self.session_key)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
+    def believed_recipients(self) -> RecipientList:
+        """The current recipients, whom this host may seal to: whatever seals a session key asks here, and nowhere else.
+
+        Raise RecipientsMismatch if it may not.
+        """
+        listed = current_recipients(self.target, self.host)
+        if self.trust is not None:
+            self.trust.check(listed, self.id)
+        return listed
+
     def begin_session(self, cache_directory: Path) -> Session:
-        """Begin a run's writes, sealed to the current recipients. `cache_directory` is this host's own for caches."""
+        """Begin a run's writes, sealed to the current recipients. `cache_directory` is this host's own for caches.
+
+        Raise RecipientsMismatch if those are not whom this host may seal to; nothing is written then.
+        """
         directory = cache_directory / self.id.hex() / "chunks"
         while True:
-            recipients = current_recipients(self.target, self.host)
+            recipients = self.believed_recipients()
             session = Session(self.target, self.host, recipients.recipients, directory)
             # A recipient that joins after the list was read and before the session was put would miss this session.
             if current_recipients(self.target, self.host).generation == recipients.generation:
                 self.damaged_lists = recipients.damaged
                 return session
             session.close()
+
+    def look_again(self, session: Session) -> None:
+        """What a run does before it commits: see what was fenced meanwhile, and renew a session that is getting old.
+
+        Raise RecipientsMismatch if the recipients are no longer whom this host may seal to.
+        """
+        if not session.is_aging:
+            session.look_again()
+            return
+        while True:
+            recipients = self.believed_recipients()
+            session.renew(recipients.recipients)
+            if current_recipients(self.target, self.host).generation == recipients.generation:
+                return
 
 
 def _host_secret(target: Target, payload: dict[str, object], identity: Identity) -> HostSecret:

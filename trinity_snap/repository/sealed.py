@@ -21,6 +21,7 @@ __all__ = [
     "new_header",
     "object_cipher",
     "open_object",
+    "pack_key",
     "pad_length",
     "parse_header",
     "seal_object",
@@ -70,6 +71,11 @@ def parse_header(data: bytes | memoryview, magic: bytes, repository_id: bytes, n
 def object_cipher(header: Header, parent_key: bytes) -> AESGCM:
     """Return the cipher of one object: its key comes from the parent key and the object's own salt."""
     return AESGCM(object_key(parent_key, header.salt, _KINDS[header.magic]))
+
+
+def pack_key(header: Header, session_key: bytes) -> bytes:
+    """Return the key (32 bytes) of the pack with that header: it opens this pack and no other object."""
+    return object_key(session_key, header.salt, _KINDS[PACK_MAGIC])
 
 
 def pad_length(unpadded: int, multiple: int) -> int:

@@ -18,9 +18,11 @@ from secrets import randbits
 import msgspec
 from blake3 import blake3
 
-from trinity_snap.errors import ForeignRepository, IntegrityError
+from trinity_snap.errors import ForeignRepository, IntegrityError, ObjectMissing, RepositoryError
 from trinity_snap.repository.chunkindex import ChunkIndex
+from trinity_snap.repository.fences import read_new_fences
 from trinity_snap.repository.keys import HostSecret, Recipient, generate_session_key
+from trinity_snap.repository.lease import LEASE, running_ns
 from trinity_snap.repository.packs import PACK_BYTES, PackBuffers, PackBuilder, SealedPack, Table, check_table
 from trinity_snap.repository.points import RecoveryPoint, seal_point
 from trinity_snap.repository.recipients import seal_session
@@ -34,9 +36,9 @@ from trinity_snap.repository.sealed import (
     seal_object,
 )
 from trinity_snap.repository.segments import SEGMENT_MAXIMUM_BYTES, as_stored, encode_segment
-from trinity_snap.targets.protocol import Target
+from trinity_snap.targets.protocol import Target, put_new
 
-__all__ = ["Session", "Tally", "read_index"]
+__all__ = ["ChunkGone", "Session", "Tally", "read_index", "write_index"]
 
 _GROUP_BYTES = 1024 * 1024
 _OWN_SEGMENT_BYTES = 256 * 1024
@@ -55,6 +57,10 @@ class _IndexedPack(msgspec.Struct, array_like=True, frozen=True):
 
 
 _index_decoder = msgspec.msgpack.Decoder(list[_IndexedPack])
+
+
+class ChunkGone(IntegrityError):
+    """A chunk that a run relies on is not in any pack that may be relied on. Storing it anew helps."""
 
 
 class Tally:
@@ -86,31 +92,26 @@ class Session:
     """
 
     def __init__(
-        self, target: Target, host: HostSecret, recipients: Sequence[Recipient], cache_directory: Path
+        self,
+        target: Target,
+        host: HostSecret,
+        recipients: Sequence[Recipient],
+        cache_directory: Path,
     ) -> None:
         self._target = target
         self._host = host
-        self.session_id = os.urandom(16)
-        self._key = generate_session_key()
         self._chunk_key = host.chunk_id_key
         self.bytes_stored = 0
         self.chunks_stored = 0
         self._lock = threading.Lock()
-        self._put(
-            f"sessions/{self.session_id.hex()}",
-            seal_session(self._key, host.repository_id, self.session_id, recipients, host.mac_key),
-        )
-        if next(iter(target.list_prefix("fences/")), None) is not None:
-            raise ForeignRepository(
-                "The repository holds fences of a prune that this version of trinity-snap does not understand.",
-                untouched="Nothing was backed up.",
-                next_step="Use the version of trinity-snap that prunes this repository.",
-            )
+        self._fences: dict[str, frozenset[bytes]] = {}
+        self._begin(recipients)
+        self._fences = read_new_fences(target, host, ())
+        alive = self._list_packs()
         self.index = ChunkIndex(cache_directory)
-        alive = [bytes.fromhex(name[-64:]) for name in target.list_prefix("packs/")]
         self.index.set_alive(alive)
         self.unreadable_index: list[str] = []
-        self._ingest(set(alive))
+        self._ingest(alive)
 
         self._tally = Tally()
         self._files, self._manifests = _Group(), _Group()
@@ -126,6 +127,38 @@ class Session:
         self._unindexed: list[_IndexedPack] = []
         self._unindexed_chunks = 0
         self._failure: BaseException | None = None
+
+    # -- the lease (docs/format.md section 14: session object, fences, packs, in this order) -------------------------
+
+    def _begin(self, recipients: Sequence[Recipient]) -> None:
+        self._began_ns = running_ns()  # before the storage gives the session its time
+        self.session_id, self._key = os.urandom(16), generate_session_key()
+        self._put(
+            f"sessions/{self.session_id.hex()}",
+            seal_session(self._key, self._host.repository_id, self.session_id, recipients, self._host.mac_key),
+        )
+
+    def _list_packs(self) -> set[bytes]:
+        """The packs that exist and that no fence names."""
+        condemned = frozenset[bytes]().union(*self._fences.values())
+        return {bytes.fromhex(name[-64:]) for name in self._target.list_prefix("packs/")} - condemned
+
+    @property
+    def is_aging(self) -> bool:
+        """Whether half of the lease is over, so that the session had better be renewed before anything is committed."""
+        return running_ns() - self._began_ns > LEASE.lease_ns // 2
+
+    def look_again(self) -> None:
+        """Before a commit: no longer rely on what has been fenced since this was asked last. Raise IntegrityError."""
+        fences = read_new_fences(self._target, self._host, self._fences)
+        self._fences |= fences
+        self.index.condemn(frozenset[bytes]().union(*fences.values()))
+
+    def renew(self, recipients: Sequence[Recipient]) -> None:
+        """Begin the lease anew, under a new session object; rely only on what exists now and is not fenced."""
+        self._begin(recipients)
+        self._fences = read_new_fences(self._target, self._host, ())
+        self.index.set_alive(self._list_packs())
 
     # -- chunks -----------------------------------------------------------------------------------------------------
 
@@ -268,23 +301,37 @@ class Session:
         self.index.save()
 
     def packs_of(self, chunk_ids: Iterable[bytes]) -> set[int]:
-        """The ordinals of packs that hold these chunks, all of which are stored. Raise IntegrityError if one is not."""
+        """The ordinals of packs that hold these chunks, all of which are stored. Raise ChunkGone if one is not."""
         pack_of = self.index.pack_of
         packs = {pack_of(chunk_id) for chunk_id in chunk_ids}
-        if -1 in packs:
-            raise IntegrityError(
+        self.require(packs)
+        return packs
+
+    def require(self, packs: Iterable[int]) -> None:
+        """Raise ChunkGone unless all these ordinals are of packs that may be relied on."""
+        if not all(map(self.index.is_alive, packs)):
+            raise ChunkGone(
                 "A chunk that this run relies on is not stored.",
                 untouched="Earlier recovery points are as they were.",
                 next_step="Run the backup again; it will store the chunk anew.",
             )
-        return packs
 
     def commit(self, point: RecoveryPoint) -> str:
-        """Write the recovery point, whose packs are all stored. Return its id. `point.id` is ignored."""
+        """Write the recovery point, whose packs are all stored. Return its id. `point.id` is ignored.
+
+        Raise RepositoryError if that took so long that the point may not count.
+        """
         point_id = os.urandom(16).hex()
         header = new_header(POINT_MAGIC, self._host.repository_id, self.session_id)
         named = msgspec.structs.replace(point, id=point_id, session_id=self.session_id)
         self._put(f"points/{point_id}", seal_point(named, header, self._key, self._host.mac_key))
+        if running_ns() - self._began_ns > LEASE.lease_ns:
+            raise RepositoryError(
+                f"Recovery point {point_id[:8]} of {point.agent} was stored too late to count: this process stood still for "
+                "hours just before.",
+                untouched="Earlier recovery points are as they were.",
+                next_step="Run the backup again; what was stored is used then.",
+            )
         return point_id
 
     def close(self) -> None:
@@ -306,10 +353,8 @@ class Session:
     def _write_index(self) -> None:
         if not self._unindexed:
             return
-        name = f"index/{os.urandom(16).hex()}"
-        header = new_header(INDEX_MAGIC, self._host.repository_id, self.session_id)
-        body = msgspec.msgpack.encode(self._unindexed)
-        self._put(name, seal_object(header, self._host.index_key, name, body))
+        name, data = seal_index(self._host, self.session_id, self._unindexed)
+        self._put(name, data)
         self.index.note_ingested(name)
         self._unindexed = []
         self._unindexed_chunks = 0
@@ -319,6 +364,8 @@ class Session:
         for name in fresh:
             try:
                 packs = read_index(self._target.get(name), self._host, name)
+            except ObjectMissing:
+                continue  # prune has just put another one in its place
             except (IntegrityError, ForeignRepository):
                 self.unreadable_index.append(name)
                 continue
@@ -329,9 +376,21 @@ class Session:
             self.index.save()
 
     def _put(self, name: str, data: bytes | memoryview) -> None:
-        self._target.put_if_absent(name, data)
+        put_new(self._target, name, data)
         with self._lock:
             self.bytes_stored += len(data)
+
+
+def seal_index(host: HostSecret, session_id: bytes, packs: Sequence[_IndexedPack]) -> tuple[str, bytes]:
+    """A fresh name for an index object that covers these packs, and its bytes."""
+    name = f"index/{os.urandom(16).hex()}"
+    header = new_header(INDEX_MAGIC, host.repository_id, session_id)
+    return name, seal_object(header, host.index_key, name, msgspec.msgpack.encode(packs))
+
+
+def write_index(target: Target, host: HostSecret, packs: Sequence[_IndexedPack]) -> None:
+    """Store an index object of these packs, outside of any session: its session id is all zeros."""
+    target.put_if_absent(*seal_index(host, bytes(16), packs))
 
 
 def read_index(data: bytes, host: HostSecret, name: str) -> list[_IndexedPack]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from trinity_snap.errors import IntegrityError, ObjectMissing
+from trinity_snap.errors import ForeignRepository, IntegrityError, ObjectMissing, SessionDamaged
 from trinity_snap.progress import NullProgress, Progress
 from trinity_snap.repository.manifest import CHUNK_ID_BYTES
-from trinity_snap.repository.packs import PackOpener, pack_name
+from trinity_snap.repository.packs import pack_name
 from trinity_snap.repository.points import RecoveryPoint
-from trinity_snap.repository.reader import OpenedPack, PointReader, open_pack
+from trinity_snap.repository.reader import OpenedPack, PointReader, blame, open_pack
+from trinity_snap.repository.recipients import current_recipients
 from trinity_snap.repository.sealed import HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["PointVerdict", "VerifyReport", "verify"]
 
+_BadChunks = dict[bytes, set[str]]
+"""Chunks that are not what their ids say, and in which packs: another pack may hold the same chunk as it should be."""
+
 _FILES_NAMED = 1000
+_OTHER_BYTES = "Its bytes are not those that its name says."
 
 
 @dataclass
@@ -68,22 +74,27 @@ def verify(
     """
     progress = progress or NullProgress()
     report = VerifyReport([], list(repository.unreadable_points), {})
-    bad_chunks: set[bytes] = set()
+    bad_chunks: _BadChunks = {}
+    for name in current_recipients(repository.target, repository.host).damaged:
+        report.damaged_objects[name] = "This list of recipients is damaged, or was not written by this host."
     references = {reference.name: reference.length for point in points for reference in point.pack_references()}
     if read_data:
+        report.damaged_objects.update(_damaged_index(repository))
         progress.stage("reading packs", sum(references.values()))
         for digest, length in sorted(references.items()):
             name = pack_name(digest)
             problem = _read_pack(repository, digest, length, bad_chunks)
             if problem:
-                report.damaged_objects[name] = problem
+                report.damaged_objects.update([problem])
             report.bytes_read += length
             progress.advance(length, name)
     report.packs_checked = len(references)
     progress.stage("checking recovery points (points)", len(points))
     for point in points:
         reader = repository.reader(point, tables_from_packs=True)
-        report.damaged_objects.update(reader.damaged_packs)
+        report.damaged_objects.update(
+            {name: why for name, why in reader.damaged_objects.items() if name not in report.damaged_objects}
+        )
         verdict = PointVerdict(point.id, point.agent)
         verdict.problems += [f"{reason}" for reason in reader.damaged_packs.values()]
         _check_point(reader, bad_chunks, verdict)
@@ -92,7 +103,25 @@ def verify(
     return report
 
 
-def _check_point(reader: PointReader, bad_chunks: set[bytes], verdict: PointVerdict) -> None:
+def _damaged_index(repository: Repository) -> dict[str, str]:
+    """The objects of the index that cannot be read, and why. Restoring needs none of them."""
+    from trinity_snap.repository.session import read_index
+
+    def look(name: str) -> str | None:
+        try:
+            read_index(repository.target.get(name), repository.host, name)
+        except (IntegrityError, ForeignRepository) as error:
+            return str(error)
+        except ObjectMissing:
+            return "It is listed and not there."
+        return None
+
+    names = sorted(repository.target.list_prefix("index/"))
+    with ThreadPoolExecutor(repository.target.parallel_gets) as pool:
+        return {name: why for name, why in zip(names, pool.map(look, names), strict=True) if why is not None}
+
+
+def _check_point(reader: PointReader, bad_chunks: _BadChunks, verdict: PointVerdict) -> None:
     lost_here = 0
     for volume in reader.point.volumes:
         try:
@@ -127,38 +156,46 @@ def _check_point(reader: PointReader, bad_chunks: set[bytes], verdict: PointVerd
         verdict.problems.append(f"Data of {lost_here} files is missing or damaged.")
 
 
-def _is_lost(reader: PointReader, chunks: bytes, bad_chunks: set[bytes]) -> bool:
+def _is_lost(reader: PointReader, chunks: bytes, bad_chunks: _BadChunks) -> bool:
     ids: Iterable[bytes] = (
         (chunks,)
         if len(chunks) == CHUNK_ID_BYTES
         else [chunks[at : at + CHUNK_ID_BYTES] for at in range(0, len(chunks), CHUNK_ID_BYTES)]
     )
-    return any(chunk_id in bad_chunks or not reader.has_chunk(chunk_id) for chunk_id in ids)
+    return any(
+        not reader.has_chunk(chunk_id)
+        or (chunk_id in bad_chunks and reader.pack_with(chunk_id) in bad_chunks[chunk_id])
+        for chunk_id in ids
+    )
 
 
-def _read_pack(repository: Repository, digest: str, length: int, bad_chunks: set[bytes]) -> str | None:
-    """Read one pack whole. Return what is wrong with it, or None; put the ids of lost chunks into `bad_chunks`."""
+def _read_pack(repository: Repository, digest: str, length: int, bad_chunks: _BadChunks) -> tuple[str, str] | None:
+    """Read one pack whole. Return what is damaged and why, or None; put the ids of lost chunks into `bad_chunks`."""
     name = pack_name(digest)
     try:
-        opened = open_pack(repository.target, repository.id, digest, length, repository.session_key)
+        opened = open_pack(repository.target, repository.point_keys(), digest, length)
         data = repository.target.get(name)
     except ObjectMissing:
-        return "It is missing from the repository."
+        return name, "It is missing from the repository."
+    except SessionDamaged as error:
+        # The pack says which session; whether it is right about that, its hash tells.
+        good_hash = hashlib.sha256(repository.target.get(name)).hexdigest() == digest
+        return blame(name, error) if good_hash else (name, _OTHER_BYTES)
     except IntegrityError as error:
-        return str(error)
+        return name, str(error)
     good_hash = hashlib.sha256(data).hexdigest() == digest
     lost = _bad_segments(repository, opened, data)
-    bad_chunks |= lost
+    for chunk_id in lost:
+        bad_chunks.setdefault(chunk_id, set()).add(name)
     if lost:
-        return f"{len(lost)} of its {sum(len(segment.lengths) for segment in opened.table)} chunks are damaged."
-    return None if good_hash else "Its bytes are not those that its name says, though all its chunks are whole."
+        return name, f"{len(lost)} of its {sum(len(segment.lengths) for segment in opened.table)} chunks are damaged."
+    return None if good_hash else (name, f"{_OTHER_BYTES[:-1]}, though all its chunks are whole.")
 
 
 def _bad_segments(repository: Repository, opened: OpenedPack, data: bytes) -> set[bytes]:
     from blake3 import blake3
 
     key = repository.host.chunk_id_key
-    opener: PackOpener = opened.opener()
     view = memoryview(data)
     bad: set[bytes] = set()
     offset = HEADER_BYTES
@@ -167,7 +204,7 @@ def _bad_segments(repository: Repository, opened: OpenedPack, data: bytes) -> se
         sealed = view[offset : offset + segment.sealed_length]
         offset += segment.sealed_length
         try:
-            plain = memoryview(opener.open_segment(sealed, number, segment.length))
+            plain = memoryview(opened.opener.open_segment(sealed, number, segment.length))
         except IntegrityError:
             bad.update(ids)
             continue

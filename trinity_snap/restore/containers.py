@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,7 @@ def create_container(docker: DockerClient, definition: Mapping[str, Any], name: 
         ) from None
     body = create_body(definition)
     endpoints = dict((body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {})
+    identity = ""
     try:
         _make_networks(docker, endpoints)
         # Older daemons take one network at creation; the others are joined before the container starts.
@@ -134,21 +136,25 @@ def create_container(docker: DockerClient, definition: Mapping[str, Any], name: 
         if first is not None:
             body["NetworkingConfig"] = {"EndpointsConfig": {first: endpoints.pop(first)}}
         created = docker.api.create_container_from_config(body, name)  # type: ignore[no-untyped-call]  # untyped in the stubs
+        identity = str(created["Id"])
         for network, endpoint in endpoints.items():
             docker.api.connect_container_to_network(
-                created["Id"],
+                identity,
                 network,
                 aliases=endpoint.get("Aliases"),
                 ipv4_address=(endpoint.get("IPAMConfig") or {}).get("IPv4Address"),
                 ipv6_address=(endpoint.get("IPAMConfig") or {}).get("IPv6Address"),
             )
     except (APIError, OSError) as error:
+        if identity:  # without one of its networks it would be taken for whole the next time
+            with suppress(APIError, OSError):
+                docker.api.remove_container(identity)
         raise RestoreError(
             f"Container {name} could not be created: {_reason(error)}.",
             untouched="The volumes are restored.",
             next_step="Create it by hand; `trinity-snap show POINT --json` has its definition.",
         ) from error
-    return str(created["Id"])
+    return identity
 
 
 def _make_networks(docker: DockerClient, endpoints: Iterable[str]) -> None:

@@ -219,8 +219,10 @@ def _resume(journal: RestoreJournal, state_dir: Path, docker: DockerClient | Non
         apply_all(journal, state_dir)
         journal.phase = "starting"
         journal.save(state_dir)
-    keep_previous(journal, state_dir)
-    failed = start_again(docker, journal.containers) if docker is not None else []
+    try:
+        keep_previous(journal, state_dir)
+    finally:  # the data is whole, wherever the previous one lies
+        failed = start_again(docker, journal.containers) if docker is not None else []
     if not failed:
         close_journal(journal, state_dir)
     return "finished", failed

@@ -26,7 +26,7 @@ from trinity_snap.restore.volumes import clone_target, find_volume, volume_direc
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["plan_restore"]
+__all__ = ["choose", "plan_restore"]
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _ENTRY_BYTES = 512  # what a name and an inode take, about
@@ -69,7 +69,7 @@ def plan_restore(
     if len(set(names)) != len(names):
         raise IntegrityError("The recovery point has two volumes of one name.")
     reader = repository.reader(point)
-    chosen = _choose(reader, point, paths)
+    chosen = choose(reader, point, paths)
     mode: Mode = "directory" if to is not None else "in_place" if in_place else "paths" if paths else "swap"
     warnings: list[str] = []
     held: list[HeldState] = []
@@ -110,7 +110,8 @@ def plan_restore(
     return replace(plan, space=_space(reader, plan, docker))
 
 
-def _choose(reader: PointSource, point: RecoveryPoint, paths: Sequence[str]) -> list[tuple[Volume, tuple[bytes, ...]]]:
+def choose(reader: PointSource, point: RecoveryPoint, paths: Sequence[str]) -> list[tuple[Volume, tuple[bytes, ...]]]:
+    """The volumes of a point, or those that `paths` are in, with these paths within each. Raise UsageError."""
     if not paths:
         return [(volume, ()) for volume in point.volumes]
     wanted: dict[str, list[bytes]] = {}

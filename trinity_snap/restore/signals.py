@@ -12,7 +12,7 @@ __all__ = ["Interrupted", "Interruption"]
 
 
 class Interrupted(BaseException):
-    """SIGTERM or SIGINT came. Not an Exception, so that nothing but the restore itself handles it."""
+    """SIGINT, SIGTERM or SIGHUP came. Not an Exception, so that nothing but the restore itself handles it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -20,7 +20,7 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """While it is entered, SIGINT and SIGTERM raise Interrupted in the main thread, except inside `deferred()`.
+    """While it is entered, SIGINT, SIGTERM and SIGHUP raise Interrupted in the main thread, except inside `deferred()`.
 
     In another thread than the main one it does nothing.
     """
@@ -31,7 +31,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from trinity_snap.setup.adopt import adopt
 from trinity_snap.setup.initialise import Initialised, initialise
-from trinity_snap.setup.rotate import Rotated, retire, rotate_identity, rotate_recovery
+from trinity_snap.setup.rotate import Rotated, add, retire, rotate_identity, rotate_recovery
 
 __all__ = [
     "Initialised",
     "Rotated",
+    "add",
     "adopt",
     "initialise",
     "retire",

@@ -33,7 +33,8 @@ def adopt(
     changed then.
     """
     from trinity_snap.repository.identity import load_host_key, save_host_key
-    from trinity_snap.repository.recipients import add_recipient
+    from trinity_snap.repository.pins import Pins, save_pins
+    from trinity_snap.repository.recipients import add_recipient, current_recipients
     from trinity_snap.repository.repository import Repository
     from trinity_snap.targets import open_target
 
@@ -73,6 +74,8 @@ def adopt(
         if mine is None:
             mine = _saved(keys.identity, identity if keep_identity else None, wrap)
         add_recipient(repository.target, repository.host, identity, mine.recipient)
+    if keys.pins is not None and not keys.pins.exists():
+        save_pins(keys.pins, Pins(current_recipients(repository.target, repository.host).recipients))
     home.finish()
     return describe_adopted(home, repository)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OPERATOR = "operator"
 RECOVERY = "recovery"
+PINS = "recipients.pins"
 _NOTE = ".init-unfinished"
 
 
@@ -46,7 +47,7 @@ class Home:
         try:
             make_directory_durably(self.path.parent)
             write_file_durably(self._note, what.encode())
-            for key in (self.policy.keys.host_key, self.policy.keys.identity):
+            for key in (self.policy.keys.host_key, self.policy.keys.identity, self.policy.keys.pins):
                 if key is not None:
                     make_directory_durably(key.parent)
         except OSError as error:
@@ -63,8 +64,10 @@ class Home:
             raise _refused(self.path, error) from error
 
 
-def find_home(path: Path, target: str | None) -> Home:
+def find_home(path: Path, target: str | None, *, sealed: bool = False) -> Home:
     """The policy at `path`, or the one to be made there, with its repository at `target` if that is given.
+
+    One that is to be made has no identity if it is `sealed`, and a place for pins.
 
     Raise PolicyError for a policy that is there and not valid, UsageError if its target is another one.
     """
@@ -82,8 +85,10 @@ def find_home(path: Path, target: str | None) -> Home:
     values: dict[str, object] = {"version": 1}
     if target is None:
         target = parse_policy("", path).target.url
-    elif not target.startswith(("/", "file:", "s3:")):
+    elif not target.startswith(("/", "file:", "s3:", "sftp:")):
         target = os.path.abspath(target)
+    if sealed:
+        values |= {"keys.identity": None, "keys.pins": PINS}
     text = render_policy({**values, "target.url": target})
     return Home(path, parse_policy(text, path), text)
 

@@ -18,6 +18,7 @@ from trinity_snap.errors import (
 from trinity_snap.setup.home import OPERATOR, RECOVERY, Home, find_home
 
 if TYPE_CHECKING:
+    from trinity_snap.replication.places import ReplicaCheck
     from trinity_snap.repository.identity import Wrap
     from trinity_snap.repository.keys import HostSecret, Identity, Recipient
     from trinity_snap.repository.repository import Repository
@@ -38,7 +39,8 @@ class Initialised:
     """What there is now. `changed` is False if everything was there before; `recovery_words` then is empty.
 
     `same_disk` says that the target is on the filesystem that holds Docker's volumes, and will be lost with it;
-    `protection` what keeps objects from being overwritten and deleted, None if that was not looked at.
+    `protection` what keeps objects from being overwritten and deleted, None if that was not looked at; `replicas` which
+    of the policy's replicas can be used: nothing is made there before the first replication.
     """
 
     policy: Path
@@ -47,12 +49,14 @@ class Initialised:
     host_key: Path
     identity: Path | None
     wrapped_by: str | None
+    pins: Path | None
     recipients: tuple[tuple[str, str], ...]
     recovery_words: tuple[str, ...]
     changed: bool
     adopted: bool = False
     same_disk: bool = False
     protection: Protection | None = None
+    replicas: tuple[ReplicaCheck, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """As `--json` shows it."""
@@ -67,8 +71,10 @@ class Initialised:
             "host_key": str(self.host_key),
             "identity": None if self.identity is None else str(self.identity),
             "identity_wrapped_by": self.wrapped_by,
+            "pins": None if self.pins is None else str(self.pins),
             "recipients": [{"id": recipient_id, "label": label} for recipient_id, label in self.recipients],
             "recovery_words": list(self.recovery_words) or None,
+            "replicas": [replica.to_json() for replica in self.replicas],
         }
 
 
@@ -77,68 +83,65 @@ def initialise(
     *,
     target: str | None,
     recipients: Sequence[Path],
+    single_recipient: bool,
     wrap: MakeWrap,
     load: Callable[[Path], Identity],
     keep_words: WordsSink,
 ) -> Initialised:
     """Make what is missing for the policy at `path`, and nothing that is there already.
 
-    `recipients` are files of further recipients, `wrap` says how to protect a new identity, `load` opens an identity
-    that an interrupted set-up left, `keep_words` is handed the recovery words before the set-up counts as done.
-    Raise UsageError, PolicyError, RepositoryExists, RepositoryMissing or KeyFileError, with everything that
-    was there as it was.
+    With `recipients`, files of theirs, or a policy without an identity, the host is a sealed one; see `setup.sealed`. Else
+    `wrap` says how to protect a new identity, `load` opens an identity that an interrupted set-up left, `keep_words` is
+    handed the recovery words before the set-up counts as done. Raise UsageError, PolicyError, RepositoryExists,
+    RepositoryMissing, RecipientsMismatch or KeyFileError, with everything that was there as it was.
     """
     from trinity_snap.repository.identity import load_recipient
     from trinity_snap.targets.probe import probe
 
-    home = find_home(path, target)
-    extra = [load_recipient(one) for one in (*recipients, *home.policy.recipient_files())]
-    keys = home.policy.keys
-    if keys.identity is None:
-        raise UsageError(
-            f"The policy {path} has `keys: identity: null`, and init makes an identity.",
-            untouched="Nothing was changed.",
-            next_step="Make the keys with `identity: identity.key`, then take the identity away and set null.",
-        )
-    if keys.host_key.exists() and not home.unfinished:
-        return _is_there(home)
+    home = find_home(path, target, sealed=bool(recipients))
     if home.unfinished == "adopt":
         raise UsageError(
             "Adopting a repository was interrupted here.",
             untouched="Nothing was changed.",
             next_step="Finish it: run `trinity-snap init --adopt` or `--from-words` again.",
         )
-    place = _empty_or_own(home)
+    given = [load_recipient(one) for one in recipients]
+    beside = [load_recipient(one) for one in home.policy.recipient_files()]
+    keys = home.policy.keys
+    if keys.identity is None or recipients:
+        from trinity_snap.setup.sealed import initialise_sealed
+
+        return initialise_sealed(home, given, beside, single_recipient=single_recipient)
+    if keys.host_key.exists() and not home.unfinished:
+        return _is_there(home)
+    place = empty_or_own(home)
     protection = probe(place)
     home.begin("init")
-    host = _host_key(keys.host_key)
+    host = host_key(keys.host_key)
     identity = _identity(keys.identity, wrap, load)
     recovery, words = _new_recovery()
-    repository = _repository(place, home, host, identity, recovery, extra)
+    repository = _repository(place, home, host, identity, recovery, beside)
     keep_words(words)
     home.finish()
-    return _describe(home, repository, words, changed=True, protection=protection)
+    return describe(home, repository, words, changed=True, protection=protection)
 
 
 def describe_adopted(home: Home, repository: Repository) -> Initialised:
     """What there is now at `home`, after a repository was adopted."""
     from trinity_snap.targets.probe import probe
 
-    return _describe(home, repository, (), changed=True, adopted=True, protection=probe(repository.target))
+    return describe(home, repository, (), changed=True, adopted=True, protection=probe(repository.target))
 
 
-def _is_there(home: Home) -> Initialised:
+def open_own(home: Home) -> Repository:
+    """The repository that the host key here belongs to. Raise RepositoryMissing if it is not at the target."""
     from trinity_snap.repository.identity import load_host_key
     from trinity_snap.repository.repository import Repository
     from trinity_snap.targets import open_target
 
     host = load_host_key(home.policy.keys.host_key)
-    missing = "" if home.text is None else "the policy is missing"
-    identity = home.policy.keys.identity
-    if identity is not None and not identity.exists():
-        missing = f"the identity {identity} is missing"
     try:
-        repository = Repository.open(open_target(home.policy.target.settings()), host=host)
+        return Repository.open(open_target(home.policy.target.settings()), host=host)
     except (RepositoryMissing, TargetError) as error:
         raise RepositoryMissing(
             f"There is a host key at {home.policy.keys.host_key}, but its repository is not at "
@@ -146,16 +149,24 @@ def _is_there(home: Home) -> Initialised:
             untouched="Nothing was changed.",
             next_step="Mount or put right the target. For a new repository, move the host key away first.",
         ) from error
+
+
+def _is_there(home: Home) -> Initialised:
+    missing = "" if home.text is None else "the policy is missing"
+    identity = home.policy.keys.identity
+    if identity is not None and not identity.exists():
+        missing = f"the identity {identity} is missing"
+    repository = open_own(home)
     if missing:
         raise KeyFileError(
             f"There is a host key at {home.policy.keys.host_key}, but {missing}.",
             untouched="Nothing was changed.",
             next_step="Put it back from a copy; or move the host key away and use `trinity-snap init --adopt`.",
         )
-    return _describe(home, repository, (), changed=False)
+    return describe(home, repository, (), changed=False)
 
 
-def _empty_or_own(home: Home) -> Target:
+def empty_or_own(home: Home) -> Target:
     """The target, made if need be. Raise RepositoryExists if it holds a repository that no host key here is for."""
     from trinity_snap.errors import ObjectMissing
     from trinity_snap.targets import open_target
@@ -174,7 +185,8 @@ def _empty_or_own(home: Home) -> Target:
     )
 
 
-def _host_key(path: Path) -> HostSecret:
+def host_key(path: Path) -> HostSecret:
+    """The host key at `path`, made if need be."""
     from trinity_snap.repository.identity import load_host_key, save_host_key
     from trinity_snap.repository.keys import generate_host_secret
 
@@ -230,7 +242,7 @@ def _repository(
     return repository
 
 
-def _describe(
+def describe(
     home: Home,
     repository: Repository,
     words: Sequence[str],
@@ -239,11 +251,13 @@ def _describe(
     adopted: bool = False,
     protection: Protection | None = None,
 ) -> Initialised:
+    """What there is now at `home`."""
     from trinity_snap.repository.identity import inspect_identity
     from trinity_snap.repository.recipients import current_recipients
 
     identity = home.policy.keys.identity
     current = current_recipients(repository.target, repository.host)
+    replicas = _replicas(home, repository) if changed and home.policy.replicas else ()
     return Initialised(
         policy=home.path,
         target=repository.target.url,
@@ -251,13 +265,21 @@ def _describe(
         host_key=home.policy.keys.host_key,
         identity=identity,
         wrapped_by=None if identity is None else inspect_identity(identity).wrapped_by,
+        pins=home.policy.keys.pins,
         recipients=tuple((recipient.id, recipient.label) for recipient in current.recipients),
         recovery_words=tuple(words),
         changed=changed,
         adopted=adopted,
         same_disk=_same_disk(home.policy.target.url),
         protection=protection,
+        replicas=replicas,
     )
+
+
+def _replicas(home: Home, repository: Repository) -> tuple[ReplicaCheck, ...]:
+    from trinity_snap.replication import check_replicas
+
+    return tuple(check_replicas(home.policy, repository.target.get("repository")))
 
 
 def _same_disk(url: str) -> bool:

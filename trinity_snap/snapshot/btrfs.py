@@ -24,6 +24,7 @@ from trinity_snap.snapshot.btrfs_store import (
     identity_of,
     lasting_path,
     remove_leftover,
+    remove_stray,
     settle,
     snapshots_by_name,
 )
@@ -287,6 +288,7 @@ __all__ = [
     "BtrfsProvider",
     "nested_subvolumes",
     "remove_leftover",
+    "remove_stray",
     "require_btrfs_progs",
     "snapshots_by_name",
     "subvolume_of",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,12 +31,14 @@ __all__ = [
     "remove",
     "remove_found",
     "remove_leftover",
+    "remove_stray",
     "settle",
     "snapshots_by_name",
 ]
 
 SHARES_DATA = True
 _LASTING = re.compile(r"keep-(?P<run>.+)-\d+")
+_PASSING = re.compile(r"[0-9a-f]{32}-[0-9]+")
 
 
 def snapshots_by_name(places: Iterable[Path] = ()) -> tuple[Path, ...]:
@@ -66,6 +69,16 @@ def remove_leftover(where: Path) -> None:
         where.parent.rmdir()
     except OSError:
         pass  # other snapshots are in it, or it is gone
+
+
+def remove_stray(where: Path) -> None:
+    """Delete a snapshot that no journal notes, if all of it is as a run makes it. Raise SnapshotError, OSError."""
+    store = os.lstat(where.parent)
+    facts = facts_of(where)
+    is_ours = _PASSING.fullmatch(where.name) and facts.get("Flags") == "readonly" and facts.get("Parent UUID") != "-"
+    if not is_ours or store.st_uid != 0 or stat.S_IMODE(store.st_mode) != 0o700:
+        raise SnapshotError(f"{where} is not as a run of this program makes its snapshots, and is left alone.")
+    remove_leftover(where)
 
 
 # -- kept snapshots ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -174,7 +175,8 @@ def finish_removals(state_dir: Path) -> list[str]:
 
 def remove_local(state_dir: Path, snapshot: LocalSnapshot) -> None:
     """Remove a local snapshot and its note. Raise SnapshotError if something stays; the note stays then, too."""
-    write_local(state_dir, replace(snapshot, removing=True))
+    with suppress(SnapshotError):  # on a full disk: removing is what makes room, and what is half removed is never used
+        write_local(state_dir, replace(snapshot, removing=True))
     for kept in snapshot.kept:
         keeper(kept.provider).remove(kept)
     directory = Path(state_dir) / "local"

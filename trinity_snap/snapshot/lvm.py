@@ -12,6 +12,7 @@ snapshot away: `check` says so, and nothing that was read from it counts.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,14 @@ from trinity_snap.snapshot.logicalvolumes import LogicalVolume
 from trinity_snap.snapshot.lvm_store import FILESYSTEMS as FILESYSTEMS
 from trinity_snap.snapshot.lvm_store import lasting_name, settle
 from trinity_snap.snapshot.mounting import STORE, mount_snapshot, remove_mounts
-from trinity_snap.snapshot.mounts import MountPoint, find_mount, nested_mounts, path_in_filesystem, real_path
+from trinity_snap.snapshot.mounts import (
+    MountPoint,
+    find_mount,
+    nested_mounts,
+    path_in_filesystem,
+    read_mounts,
+    real_path,
+)
 from trinity_snap.snapshot.protocol import Deadline, Kept, KeptTree, Prepare, SourceKey, source_key
 from trinity_snap.snapshot.syncfs import syncfs
 from trinity_snap.snapshot.view import DirectoryView, SourceView
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
 
 THICK = "lvm"
 THIN = "lvm-thin"
+_PASSING = re.compile(re.escape(logicalvolumes.PREFIX) + r"(?P<run>[0-9a-f]{32})-t?[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -102,10 +111,10 @@ class LvmProvider:
             try:
                 real = real_path(source.path)
                 mount = find_mount(real)
-            except SnapshotError as error:
-                self._failures[source_key(source)] = error
+                origin = self._volume(source, os.lstat(real).st_dev, volumes)
+            except (SnapshotError, OSError) as error:
+                self._failures[source_key(source)] = _as_ours(source, error)
                 continue
-            origin = self._volume(source, os.lstat(real).st_dev, volumes)
             snapshot = found.get(origin.uuid)
             if snapshot is None:
                 number = len(found) + 1
@@ -128,7 +137,7 @@ class LvmProvider:
 
     def flush(self) -> None:
         """Write the filesystems' dirty pages: LVM's freeze would have to do it in the pause."""
-        syncfs(source.path for source in self.sources if source_key(source) not in self._failures)
+        syncfs(each.mount.path for each in self._snapshots)
 
     def snapshot(self, deadline: Deadline) -> None:
         """Make all snapshots, the groups in parallel (within one, LVM lets no two commands work at once)."""
@@ -368,6 +377,28 @@ def remove_leftover(leftover: Leftover, run_id: str) -> bool:
         logicalvolumes.require_tools()
         return logicalvolumes.remove_snapshot(where)
     raise SnapshotError(f"{where} is not named after run {run_id}, and is left alone.")
+
+
+def _as_ours(source: Source, error: SnapshotError | OSError) -> SnapshotError:
+    if isinstance(error, SnapshotError):
+        return error
+    return SnapshotError(
+        f"{source.path} cannot be looked at: {error.strerror}.", untouched="Other sources are not affected."
+    )
+
+
+def remove_stray(path: Path) -> None:
+    """Unmount and remove a snapshot that no journal notes, if all of it is as a run makes it. Raise SnapshotError."""
+    match = _PASSING.fullmatch(path.name)
+    found = logicalvolumes.read_volumes(f"{path.parent.name}/{path.name}")
+    if match is None or not all(each.is_ours and "snapshot" in each.role for each in found):
+        raise SnapshotError(f"{path} is not as a run of this program makes its snapshots, and is left alone.")
+    devices = {each.device for each in found}
+    for mount in read_mounts():
+        # Only where a run mounts: `mnt/<run id>-<provider>/<number>` of some state directory.
+        if mount.device in devices and mount.path.parent.name.startswith(match["run"]):
+            remove_mounts(mount.path.parent)
+    logicalvolumes.remove_snapshot(path)
 
 
 def _size(size: int) -> str:

@@ -72,9 +72,10 @@ class Staging:
         if wanted <= free_bytes or (self.clones and free_bytes > _SPARE_BYTES):
             return
         raise SnapshotError(
-            f"The staging directory {self.path} has {free_bytes >> 20} MiB free, and about {needed_bytes >> 20} MiB of "
-            f"“{name}” that keep changing have to be copied during the pause"
-            + (f", besides {reserved_bytes >> 20} MiB of others." if reserved_bytes else "."),
+            f"The staging directory {self.path} has {free_bytes >> 20} MiB free and needs {wanted >> 20} MiB: about "
+            f"{needed_bytes >> 20} MiB of “{name}” that keep changing have to be copied during the pause"
+            + (f", besides {reserved_bytes >> 20} MiB of others" if reserved_bytes else "")
+            + f", and {_SPARE_BYTES >> 20} MiB have to stay free.",
             untouched="The other sources are not affected.",
             next_step="Set `snapshot: precopy: staging:` to a directory with more room, or free some.",
         )

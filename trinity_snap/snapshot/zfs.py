@@ -43,6 +43,7 @@ NAME = "zfs"
 FILESYSTEMS = ("zfs", "fuse.zfs")
 PREFIX = "trinity-snap-"
 _PROPERTY = "trinity-snap:run"
+_RUN = re.compile(r"[0-9a-f]{32}")
 _OURS = re.compile(rf"[^@]+@{PREFIX}(?P<snapshot>[^@/]+)|[^@/]+/{PREFIX}(?P<clone>[^@/]+)-\d+")
 _BUSY_SECONDS = 5.0
 
@@ -72,21 +73,27 @@ class ZfsProvider:
         self._snapshots: dict[str, _Snapshot] = {}
         self._roots: dict[SourceKey, Path] = {}
         self._place: dict[SourceKey, tuple[str, Path]] = {}
+        self._failures: dict[SourceKey, SnapshotError] = {}
         self._made = False
 
     def prepare(self, setting: Prepare) -> None:
         """Find the datasets, and note the snapshots and clones to come in the journal."""
         require_tools()
         for source in self.sources:
-            real = real_path(source.path)
-            mount = find_mount(real)
+            try:
+                real = real_path(source.path)
+                mount = find_mount(real)
+                place = path_in_filesystem(real, mount)
+            except SnapshotError as error:
+                self._failures[source.kind, source.name] = error
+                continue
             dataset = mount.device
             if dataset not in self._snapshots:
                 number = len(self._snapshots) + 1
                 clone = f"{dataset.partition('/')[0]}/{PREFIX}{setting.run_id}-{number}"
                 self._snapshots[dataset] = _Snapshot(dataset, f"{dataset}@{PREFIX}{setting.run_id}", clone, number)
             self._roots[source.kind, source.name] = real
-            self._place[source.kind, source.name] = dataset, path_in_filesystem(real, mount)
+            self._place[source.kind, source.name] = dataset, place
         self._setting = setting
         self._mounts = self._state / STORE / f"{setting.run_id}-{NAME}"
         setting.journal.making(
@@ -99,7 +106,7 @@ class ZfsProvider:
 
     def flush(self) -> None:
         """Write what is dirty, so that the snapshot has little to wait for."""
-        syncfs(source.path for source in self.sources)
+        syncfs(root for root in self._roots.values() if root.exists())
 
     def snapshot(self, deadline: Deadline) -> None:
         """Make all snapshots, those of a pool at once."""
@@ -118,11 +125,13 @@ class ZfsProvider:
         deadline.check()
 
     def failures(self) -> Mapping[SourceKey, SnapshotError]:
-        """None: whatever goes wrong concerns all datasets, whose snapshots are made by one command."""
-        return {}
+        """The sources that were gone already; else what goes wrong concerns all, whose snapshots are made by one command."""
+        return self._failures
 
     def view(self, source: Source) -> SourceView:
         """The source's tree in a clone of the snapshot; the first call for a dataset mounts it."""
+        if (failure := self._failures.get((source.kind, source.name))) is not None:
+            raise failure
         dataset, inner = self._place[source.kind, source.name]
         snapshot = self._snapshots[dataset]
         with snapshot.lock:
@@ -285,6 +294,14 @@ def remove_leftover(leftover: Leftover, run_id: str) -> bool:
         require_tools()
         return destroy(str(leftover.where))
     raise SnapshotError(f"{leftover.where} is not named after run {run_id}, and is left alone.")
+
+
+def remove_stray(path: Path) -> None:
+    """Destroy a snapshot or clone that no journal notes, if all of it is as a run makes it. Raise SnapshotError."""
+    run = runs_of_ours().get(str(path), "")
+    if not _RUN.fullmatch(run):
+        raise SnapshotError(f"{path} is not as a run of this program makes its snapshots, and is left alone.")
+    destroy(str(path))
 
 
 def _names_run(name: str, run_id: str) -> bool:

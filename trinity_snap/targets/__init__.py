@@ -13,21 +13,26 @@ from trinity_snap.targets.settings import TargetSettings, without_password
 __all__ = ["LocalTarget", "ObjectStat", "Target", "TargetSettings", "is_local", "local_path", "open_target"]
 
 _SUPPORTED = (
-    "Give an absolute path such as /var/backups/trinity-snap, file:///var/backups/trinity-snap, or s3://bucket/prefix."
+    "Give an absolute path such as /var/backups/trinity-snap, file:///var/backups/trinity-snap, s3://bucket/prefix, or"
+    " sftp://user@host/path."
 )
 
 
 def open_target(where: TargetSettings | str, *, create: bool = False) -> Target:
-    """The target at `/path`, `file:///path` or `s3://bucket/prefix`; a URL alone is enough where defaults will do.
+    """The target at `/path`, `file:///path`, `s3://bucket/prefix` or `sftp://[user@]host[:port]/path`.
 
-    A directory is made if `create` says so and it is not there; a bucket never is. Raise UsageError for anything else,
-    TargetError if it is not there or cannot be used.
+    A URL alone is enough where defaults will do. A directory is made if `create` says so and it is not there; a bucket
+    never is. Raise UsageError for anything else, TargetError if it is not there or cannot be used.
     """
     settings = TargetSettings(where) if isinstance(where, str) else where
     if settings.url.startswith("s3:"):
         from trinity_snap.targets.s3 import S3Target
 
         return S3Target(settings)
+    if settings.url.startswith("sftp:"):
+        from trinity_snap.targets.sftp import SftpTarget
+
+        return SftpTarget(settings, create=create)
     return LocalTarget(local_path(settings.url), create=create)
 
 

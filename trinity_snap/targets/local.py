@@ -245,6 +245,15 @@ class LocalTarget:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return status.st_dev, status.st_ino
 
+    def try_out(self) -> None:
+        """Store a small file that is no object, and remove it again. Raise TargetFull, TargetDenied, TargetError."""
+        final = self.root / f"probe-{secrets.token_hex(16)}"
+        try:
+            self._put(final, b"trinity-snap probe\n")
+            os.unlink(final)
+        except OSError as error:
+            raise _target_error(error, f"Nothing can be stored in {self.root}") from error
+
     def _put(self, final: Path, data: bytes | bytearray | memoryview) -> bool:
         """Store `data` under its final name, durably.
 
@@ -269,6 +278,7 @@ class LocalTarget:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _write(descriptor, data)
             os.fsync(descriptor)
+            os.utime(descriptor)  # an object's time is when it appears, however long writing it took
             return _link_or_rename(temporary, final)
         finally:
             with suppress(OSError):

@@ -11,8 +11,11 @@ import re
 
 from trinity_snap.errors import TargetError
 
-FLAT_KINDS = ("fences", "index", "points", "receipts", "recipients", "sessions")
+FLAT_KINDS = ("copies", "fences", "index", "points", "receipts", "recipients", "sessions")
 """The kinds of objects named `<kind>/<32 hex digits>`."""
+
+PER_STORAGE_KINDS = frozenset({"copies", "fences", "receipts"})
+"""The kinds that say what happened at one storage, by its clock. They mean nothing elsewhere, so they are never copied."""
 
 _FLAT = "|".join(FLAT_KINDS)
 _NAME = re.compile(rf"repository|(?:{_FLAT})/[0-9a-f]{{32}}|packs/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}")

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from trinity_snap.errors import TargetError
+
 MAX_OBJECT_BYTES = 1 << 30
 """Larger objects do not occur; `get` refuses them, so that a hostile storage cannot fill the memory."""
 
@@ -80,3 +82,16 @@ class Target(Protocol):
     def delete(self, name: str) -> None:
         """Remove an object, durably. One that is not there is no error."""
         ...
+
+
+def put_new(target: Target, name: str, data: bytes | bytearray | memoryview) -> None:
+    """Store an object whose name was drawn at random or is the hash of its bytes, so that nothing can have it already.
+
+    Raise TargetError if the storage says that something has: then it did not take the object, whatever there is.
+    """
+    if not target.put_if_absent(name, data):
+        raise TargetError(
+            f"{target.url} did not take {name}: it says that it has an object of that name, which was given a moment ago.",
+            untouched="Earlier recovery points are as they were.",
+            next_step="Run again. If that happens again, do not rely on this storage before it is known why.",
+        )

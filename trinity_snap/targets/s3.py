@@ -24,6 +24,7 @@ from trinity_snap.targets.protocol import MAX_OBJECT_BYTES, ObjectStat
 from trinity_snap.targets.retries import Retries
 from trinity_snap.targets.s3_client import make_client
 from trinity_snap.targets.s3_errors import code_of, status_of, target_error
+from trinity_snap.targets.s3_lock import no_lock, retention_of_puts
 from trinity_snap.targets.sending import Bandwidth, Body
 from trinity_snap.targets.settings import TargetSettings, split_bucket_url, without_password
 
@@ -74,6 +75,11 @@ class S3Target:
     def root(self) -> str:
         """What the key of every object begins with: nothing, or the prefix and a slash."""
         return self._root
+
+    @property
+    def settings(self) -> TargetSettings:
+        """How it is reached, and what is asked of it."""
+        return self._settings
 
     @property
     def parallel_puts(self) -> int:
@@ -149,6 +155,25 @@ class S3Target:
         with suppress(ObjectMissing):
             self.run(doing, lambda _: self._client.delete_object(Bucket=self._bucket, Key=key))
 
+    # -- addresses for others -----------------------------------------------------------------------------------------
+
+    def presign(self, name: str, seconds: int) -> str:
+        """An address from which anybody can get the object for that long. Raise TargetDenied without credentials."""
+        wanted = {"Bucket": self._bucket, "Key": self._root + check_name(name)}
+        doing = f"No address of {name} in {self.url} can be signed"
+        address: str = self.run(
+            doing, lambda _: self._client.generate_presigned_url("get_object", Params=wanted, ExpiresIn=seconds)
+        )
+        return address
+
+    def certificates(self) -> str | None:
+        """What is in `ca_file`. Raise TargetError if it cannot be read."""
+        path = self._settings.ca_file
+        try:
+            return None if path is None else path.read_text("ascii", "replace")
+        except OSError as error:
+            raise TargetError(f"The file {path} (target.ca_file) cannot be read: {error.strerror}.") from error
+
     # -- requests -----------------------------------------------------------------------------------------------------
 
     @property
@@ -183,9 +208,15 @@ class S3Target:
             options["IfNoneMatch"] = "*"
         if self._settings.storage_class is not None and name.startswith("packs/"):
             options["StorageClass"] = self._settings.storage_class
+        lock = retention_of_puts(self._settings)
         try:
             answer = self._client.put_object(
-                Bucket=self._bucket, Key=key, Body=Body(data, self._bandwidth), ContentMD5=_base64(md5), **options
+                Bucket=self._bucket,
+                Key=key,
+                Body=Body(data, self._bandwidth),
+                ContentMD5=_base64(md5),
+                **options,
+                **lock,
             )
         except ClientError as error:
             if status_of(error) == 412:
@@ -197,6 +228,8 @@ class S3Target:
             if self._conditional and code_of(error) in _UNCONDITIONAL and status_of(error) in (400, 501):
                 self._conditional = False
                 return self._put(name, key, data, md5, attempt)
+            if lock and status_of(error) in (400, 501) and code_of(error) in _UNCONDITIONAL:
+                raise no_lock(f"{name} cannot be stored in {self.url}", self._bucket) from error
             raise
         self._confirm(name, key, data, md5, _tag(answer))
         return True

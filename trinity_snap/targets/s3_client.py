@@ -57,7 +57,7 @@ def read_credentials(path: Path) -> Credentials:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise TargetDenied(f"The credentials file {path} cannot be read: {error.strerror}.") from error
+        raise TargetDenied(f"The credentials file {path} cannot be read: {error.strerror}.", next_step=_FORM) from error
     if status.st_mode & 0o077:
         raise TargetDenied(
             f"The credentials file {path} can be used by others than its owner "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 __all__ = ["BUCKET_URL", "TargetSettings", "check_address", "split_bucket_url", "without_password"]
 
@@ -15,10 +16,11 @@ BUCKET_URL = r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9](/[A-Za-z0-9._=+-]
 
 @dataclass(frozen=True)
 class TargetSettings:
-    """Where a repository lives, and how to get there. All but `url` is for S3 only.
+    """Where a repository lives, and how to get there. All but `url` is for S3 only, except what the policy says is not.
 
     `path_style` None means: with an endpoint. `credentials_file` None means: the systemd credential
-    `trinity-snap-s3`, else what the AWS tools would use. `bandwidth_bytes` is per second, for what is sent.
+    `trinity-snap-s3`, else what the AWS tools would use. `bandwidth_bytes` is per second, for what is sent. With a
+    `lock_mode`, `governance` or `compliance`, nobody can delete an object for `lock_days` days after it was stored.
     """
 
     url: str
@@ -31,6 +33,17 @@ class TargetSettings:
     storage_class: str | None = None
     bandwidth_bytes: int | None = None
     requests: int = 8
+    lock_mode: str | None = None
+    lock_days: int = 30
+    ssh_key_file: Path | None = None
+    known_hosts_file: Path | None = None
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """The same for settings that lead to the same place, as far as they tell."""
+        if self.url.startswith(("/", "file:")):
+            return (os.path.normpath(unquote(urlsplit(self.url).path) if self.url.startswith("file:") else self.url),)
+        return (self.endpoint or "", self.url.rstrip("/"))
 
 
 def without_password(text: str) -> str:

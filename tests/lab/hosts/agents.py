@@ -146,12 +146,16 @@ class AgentHost:
         self.host.boot()
         self.host.run("docker pause agent-paused")
 
-    def choose(self, *left_out: str) -> None:
-        """Write a policy that leaves these agents out. LVM's commands take long here, so most tests do without."""
+    def choose(self, *left_out: str, **modes: str) -> None:
+        """Write a policy that leaves these agents out, and holds some in other modes than `pause`.
+
+        LVM's commands take long here, so most tests do without.
+        """
         policy = {
             "target": "/var/backups/trinity-snap",
             "quiesce": {"budget_seconds": 15},
             "agents": {"exclude": list(left_out)},
+            "overrides": {agent: {"quiesce": {"mode": mode}} for agent, mode in modes.items()},
         }
         self.host.run("cat >/etc/trinity-snap/policy.yml", given=json.dumps(policy).encode())
 

@@ -17,11 +17,19 @@ def test_a_power_cut_while_snapshots_of_every_kind_are_shipped_costs_nothing_but
     check(all_agents, "shipping", len(PROVIDERS))
 
 
+def test_agents_that_a_run_had_shut_down_when_the_power_was_cut_run_after_the_boot(agents: AgentHost) -> None:
+    agents.choose(*SLOW, one="stop", two="stop")
+    check(agents, "all-stopped", len(PROVIDERS) - len(SLOW))
+    agents.choose(*SLOW)
+
+
 def check(agents: AgentHost, step: str, points: int) -> None:
     """Back up, cut the power at `step` of a second run, and see that the host is well and backs up again."""
     assert agents.back_up() in DONE, agents.journal()
     before = agents.aftermath()
     agents.ask("hang", step)
+    if step == "all-stopped":
+        assert [agents.aftermath().states[name] for name in ("agent-one", "agent-two")] == ["exited", "exited"]
     agents.host.power_cut()
     agents.boot_after_power_cut()
     assert agents.host.run("systemctl show --property Result --value trinity-snap-recover").output.strip() == "success"

@@ -12,7 +12,9 @@ HELD_SECONDS = 10
 
 
 def test_a_host_of_the_lab_is_like_a_rented_server(host: Host) -> None:
-    assert host.run("systemctl is-system-running").output.strip() == "running"
+    host.run("systemctl reset-failed trinity-snap-backup.service", check=False)  # other tests kill it
+    failed = host.run("systemctl list-units --failed --plain --no-legend").output
+    assert (failed, host.run("systemctl is-system-running", check=False).output.strip()) == ("", "running")
     assert host.run("stat --file-system --format %T /sys/fs/cgroup").output.strip() == "cgroup2fs"
     assert host.run("docker info --format '{{.CgroupVersion}}'").output.strip() == "2"
 
@@ -85,6 +87,33 @@ def test_when_run_and_guardian_are_killed_systemd_recovers(agents: AgentHost) ->
 
 def test_stopping_the_unit_in_the_pause_ends_the_run_after_the_pause(agents: AgentHost) -> None:
     assert_all_is_well(agents, agents.kill("all-paused", "stop"))
+
+
+_ANOTHER = """
+mkdir -p /run/systemd/system/trinity-snap-backup.service.d
+printf '[Service]\\nExecStart=\\nExecStart=/bin/true\\n' >/run/systemd/system/trinity-snap-backup.service.d/test.conf
+systemctl daemon-reload
+systemd-run --quiet --unit another --setenv TRINITY_SNAP_HANG_AT=shipping trinity-snap backup
+until grep -q '^State:.T' /proc/$(systemctl show --property MainPID --value another)/status; do sleep 0.1; done
+"""
+_NO_OTHER = """
+systemctl kill --signal KILL another
+rm -r /run/systemd/system/trinity-snap-backup.service.d
+systemctl daemon-reload
+systemctl reset-failed
+trinity-snap recover --wait 1m
+"""
+
+
+def test_a_run_after_which_another_holds_the_host_has_not_failed_for_that(agents: AgentHost) -> None:
+    agents.host.run(_ANOTHER)
+    try:
+        assert agents.back_up() == 0, agents.journal()
+        assert agents.host.run("systemctl is-failed trinity-snap-backup", check=False).output.strip() == "inactive"
+        assert "It undid what dead runs had left before it began" in agents.journal()
+    finally:
+        agents.host.run(_NO_OTHER)
+    assert agents.aftermath().left == []
 
 
 def assert_all_is_well(agents: AgentHost, after: Aftermath, points: int = len(PROVIDERS) - len(SLOW)) -> None:

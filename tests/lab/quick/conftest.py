@@ -21,6 +21,7 @@ _HERE = Path(__file__).parent
 _IN_GUEST = GUEST in os.environ
 _BOOT_SECONDS = 120.0
 _TEST_SECONDS = 200.0
+_SLACK_SECONDS = 50.0
 
 
 class _Lab:
@@ -38,14 +39,16 @@ class _Lab:
         self._heard: dict[str, list[dict[str, Any]]] = {}  # pytest's own form of a report
         self._is_first = True
 
-    def reports(self, nodeid: str) -> list[dict[str, Any]] | None:
+    def reports(self, item: pytest.Item) -> list[dict[str, Any]] | None:
         """The reports of one test, waited for; None if the kernel is gone or the time is over."""
-        until = time.monotonic() + _TEST_SECONDS + (_BOOT_SECONDS if self._is_first else 0)
+        marker = item.get_closest_marker("timeout")
+        seconds = _TEST_SECONDS if marker is None else max(_TEST_SECONDS, marker.args[0] + _SLACK_SECONDS)
+        until = time.monotonic() + seconds + (_BOOT_SECONDS if self._is_first else 0)
         self._is_first = False
         while True:
             running = self.guest.running  # asked first: what it wrote before it ended is read below
             self._listen()
-            found = self._heard.get(nodeid, [])
+            found = self._heard.get(item.nodeid, [])
             if found and found[-1]["when"] == "teardown":
                 return found
             if not running or time.monotonic() > until:
@@ -86,7 +89,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         _lab.append(_Lab([each for each in item.session.items if _HERE in each.path.parents]))
     lab = _lab[0]
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for data in lab.reports(item.nodeid) or [_no_report(item, lab.guest)]:
+    for data in lab.reports(item) or [_no_report(item, lab.guest)]:
         report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)

@@ -384,6 +384,28 @@ def test_without_a_journal_leftovers_are_found_by_name(group, state):
         assert remove_snapshot(path)
 
 
+def test_a_source_that_vanishes_fails_alone_whenever_that_is(group, state):
+    gone, unmounted = fresh(group, "thick-ext4", "gone"), fresh(group, "thick-xfs", "unmounted")
+    kept = fresh(group, "thick-ext4", "kept")
+    (kept.path / "file").write_bytes(b"x")
+    (provider,) = select_providers([gone, unmounted, kept], Policy(), state)
+    gone.path.rmdir()
+    unmounted.path.rmdir()
+    unmounted.path.symlink_to("/run")  # now on no logical volume
+    journal = Journal.start(state, "run-1")
+    provider.prepare(Prepare("run-1", journal, NullProgress()))
+    provider.flush()
+    provider.snapshot(Deadline(60))
+    assert set(provider.failures()) == {(each.kind, each.name) for each in (gone, unmounted)}
+    for each in (gone, unmounted):
+        with pytest.raises(SnapshotError):
+            provider.view(each)
+    assert tree(provider.view(kept)) == {b"": None, b"file": b"x"}
+    provider.release()
+    assert journal.end()
+    unmounted.path.unlink()
+
+
 def test_volumes_of_others_are_left_alone_whatever_they_are_called(group, state):
     run("lvcreate", "-y", "-q", "-L", "4M", "-n", "trinity-snap-run-1-1", "lab-0")
     run("lvcreate", "-y", "-q", "-L", "4M", "-n", "precious", "--addtag", "trinity-snap", "lab-0")

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -137,29 +136,3 @@ def test_the_command_agents_tells_the_provider_and_why(group, tmp_path):
     assert "lab-2/pool" in found[str(group.place / "thin")]["why"]
     assert "thin pool" in found[str(group.place / "thick")]["better"]
     assert found["/run"]["provider"] == "precopy"
-
-
-def test_the_time_of_a_snapshot_does_not_depend_on_the_size_of_the_data(group, tmp_path):
-    from tests.lab.quick.test_lvm import prepared, source
-    from trinity_snap.snapshot import Deadline
-
-    state = tmp_path / "state"
-    times: dict[tuple[str, int], list[float]] = {}
-    for megabytes in (1, 150):
-        for name in ("thick", "thin"):
-            one = source(group.place / name / "sized")
-            (one.path / "file").write_bytes(os.urandom(megabytes << 20))
-        for attempt in range(3):
-            sources = [source(group.place / name / "sized", name) for name in ("thick", "thin")]
-            providers, journal = prepared(state, sources, run_id=f"run-{megabytes}-{attempt}")
-            for provider in providers:
-                for _ in range(2):
-                    provider.flush()
-                began = time.monotonic()
-                provider.snapshot(Deadline())
-                times.setdefault((provider.name, megabytes), []).append(time.monotonic() - began)
-                provider.release()
-            assert journal.end()
-    medians = {key: sorted(values)[1] for key, values in times.items()}
-    for name in ("lvm", "lvm-thin"):
-        assert medians[name, 150] < 3 * medians[name, 1] + 0.5, times

@@ -1,0 +1,266 @@
+"""The protocol with one step left out or done wrongly, each a change of the product's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.model.machine import Machine
+from trinity_snap.repository import prune as prune_module
+from trinity_snap.repository import session as session_module
+from trinity_snap.repository import survey as survey_module
+from trinity_snap.repository.fences import Fence
+from trinity_snap.repository.lease import LEASE, Lease
+from trinity_snap.repository.packs import pack_name
+from trinity_snap.repository.prune_plan import Judgement, Marks, decide_fence, judge
+from trinity_snap.repository.receipts import put_clock
+from trinity_snap.repository.session import Session
+from trinity_snap.repository.survey import survey
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def a_run_does_not_look_at_fences(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(session_module, "read_new_fences", lambda target, host, known: {})
+
+
+def a_run_does_not_look_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Session, "look_again", lambda self: None)
+
+
+def a_run_takes_pages_over_without_asking(patch: pytest.MonkeyPatch) -> None:
+    def require(self: Session, packs: Iterable[int]) -> None:
+        packs_of_pages = set(packs)
+        assert -1 not in packs_of_pages
+
+    patch.setattr(Session, "require", require)
+
+
+def a_run_lists_packs_before_fences(patch: pytest.MonkeyPatch) -> None:
+    list_packs = Session._list_packs
+    begin = Session._begin
+
+    def first(self: Session, recipients: Any) -> None:
+        begin(self, recipients)
+        self._too_early = {bytes.fromhex(name[-64:]) for name in self._target.list_prefix("packs/")}  # type: ignore[attr-defined]
+
+    def later(self: Session) -> set[bytes]:
+        condemned = frozenset[bytes]().union(*self._fences.values())
+        return self._too_early - condemned  # type: ignore[attr-defined, no-any-return]
+
+    del list_packs
+    patch.setattr(Session, "_begin", first)
+    patch.setattr(Session, "_list_packs", later)
+
+
+def a_session_object_is_put_after_the_lists(patch: pytest.MonkeyPatch) -> None:
+    list_packs, put = Session._list_packs, Session._put
+
+    def hold_back(self: Session, name: str, data: Any) -> None:
+        if name.startswith("sessions/"):
+            self._held_back = name, data  # type: ignore[attr-defined]
+        else:
+            put(self, name, data)
+
+    def then_put(self: Session) -> set[bytes]:
+        alive = list_packs(self)
+        put(self, *self._held_back)  # type: ignore[attr-defined]
+        self._began_ns = vars(session_module)["running_ns"]()  # the clock of the model
+        return alive
+
+    patch.setattr(Session, "_put", hold_back)
+    patch.setattr(Session, "_list_packs", then_put)
+
+
+def a_point_counts_however_late(patch: pytest.MonkeyPatch) -> None:
+    right = judge
+
+    def forgiving(packs: Any, time_ns: int, session_ns: int, *others: Any, **more: Any) -> Judgement:
+        return right(packs, min(time_ns, session_ns), session_ns, *others, **more)
+
+    patch.setattr(survey_module, "judge", forgiving)
+
+
+def a_point_counts_without_its_packs(patch: pytest.MonkeyPatch) -> None:
+    right = judge
+
+    def forgiving(
+        packs: Any, time_ns: int, session_ns: int, fences: Any, existing: Any, *more: Any, **named: Any
+    ) -> Any:
+        return right(packs, time_ns, session_ns, fences, existing | packs, *more, **named)
+
+    patch.setattr(survey_module, "judge", forgiving)
+
+
+def what_disobeys_frees_packs(patch: pytest.MonkeyPatch) -> None:
+    add = Marks.add
+    patch.setattr(Marks, "add", lambda self, packs, verdict: add(self, packs, replace(verdict, obedient=True)))
+
+
+def _with_lease(patch: pytest.MonkeyPatch, name: str, changed: Lease) -> None:
+    original = getattr(prune_module, name)
+    patch.setattr(prune_module, name, lambda *arguments: original(*arguments[:-1], changed))
+
+
+def prune_does_not_wait(patch: pytest.MonkeyPatch) -> None:
+    _with_lease(patch, "decide_fence", Lease(0, 0))
+
+
+def prune_waits_for_the_margin_only(patch: pytest.MonkeyPatch) -> None:
+    _with_lease(patch, "decide_fence", Lease(0, LEASE.margin_ns))
+
+
+def prune_does_not_mark_again(patch: pytest.MonkeyPatch) -> None:
+    decide = decide_fence
+    patch.setattr(
+        prune_module,
+        "decide_fence",
+        lambda fence, now, marks, existing, lease: decide(fence, now, Marks(), existing, lease),
+    )
+
+
+def prune_deletes_without_a_fence(patch: pytest.MonkeyPatch) -> None:
+    def at_once(target: Any, host: Any, packs: Iterable[bytes]) -> str:
+        for digest in packs:
+            target.delete(pack_name(digest.hex()))
+        return "fences/" + "0" * 32
+
+    patch.setattr(prune_module, "put_fence", at_once)
+
+
+def prune_removes_the_fence_first(patch: pytest.MonkeyPatch) -> None:
+    delete = prune_module._Work._delete
+
+    def fence_first(self: Any, decision: Any, packs: frozenset[bytes]) -> None:
+        self.target.delete(decision.fence.name)
+        patch_is_there(self)
+        delete(self, decision, packs)
+
+    def patch_is_there(self: Any) -> None:
+        self._is_there = lambda fence: True
+
+    patch.setattr(prune_module._Work, "_delete", fence_first)
+
+
+def prune_takes_a_time_from_after_its_look(patch: pytest.MonkeyPatch) -> None:
+    look = survey
+
+    def late(repository: Any, **named: Any) -> Any:
+        found = look(repository, **named)
+        clock, found.now_ns = put_clock(repository.target, repository.host)
+        repository.target.delete(clock)
+        return found
+
+    patch.setattr(prune_module, "survey", late)
+
+
+def prune_believes_the_clock_of_hosts(patch: pytest.MonkeyPatch) -> None:
+    decide = decide_fence
+
+    def by_a_wrong_clock(fence: Fence, now: int, *others: Any) -> Any:
+        return decide(fence, now + 20 * 3600 * 10**9, *others)
+
+    patch.setattr(prune_module, "decide_fence", by_a_wrong_clock)
+
+
+# -- the order of events in which each break does harm ----------------------------------------------------------------
+
+Story = Callable[[Machine], None]
+
+
+def _a_run_commits_after_two_prunes(machine: Machine) -> None:
+    machine.begin(state="relied on", ending="runs first")
+    machine._prune_whole()
+    machine._pass("half a lease")
+    machine._prune_whole()
+
+
+def _a_run_begins_before_the_end_of_a_prune(machine: Machine) -> None:
+    machine.begin(state="due", ending="runs first")
+    machine._run_to("a", "x", "put points/")
+    machine._prune_whole()
+
+
+def _a_fence_comes_just_before_the_second_look(machine: Machine) -> None:
+    machine.begin(state="not needed", ending="runs first")
+    machine._run_to("a", "x", "list fences/")
+    machine._go_on_to(machine.writers[0], "list fences/")
+    machine._prune_whole()
+
+
+def _a_run_stands_between_its_lists(machine: Machine) -> None:
+    machine.begin(state="due", ending="runs first")
+    machine._run_to("a", "x", "list fences/")
+    machine._prune_whole()
+
+
+def _a_run_stands_before_its_session(machine: Machine) -> None:
+    machine.begin(state="not needed", ending="runs first")
+    machine._run_to("a", "x", "put sessions/")
+    machine._prune_whole()
+    machine._prune_whole(after="lease and margin")
+
+
+def _a_point_comes_late_while_two_prunes_are_at_work(machine: Machine) -> None:
+    machine.begin(state="relied on, due", ending="prunes first")
+    machine.a_prune_begins("delete packs/")
+    machine.a_run_ends(0)
+    machine._prune_whole()
+
+
+def _a_hostile_point_names_what_is_gone(machine: Machine) -> None:
+    machine.begin(state="due", ending="prunes first")
+    machine._prune_whole()
+    machine.a_hostile_host_makes_a_point({0}, fresh=True, receipt=False)
+    machine._prune_whole()
+
+
+def _a_hostile_point_names_what_is_being_deleted(machine: Machine) -> None:
+    machine.begin(state="due", ending="prunes first")
+    machine.a_prune_begins("delete packs/")
+    machine.a_hostile_host_makes_a_point({0}, fresh=True, receipt=False)
+    machine._prune_whole()
+    machine._run_whole("a", "x")
+
+
+def _a_run_commits_what_was_fenced_meanwhile(machine: Machine) -> None:
+    machine.begin(state="relied on, fenced", ending="prunes first")
+    machine.a_run_ends(0)
+    machine._prune_whole(after="lease and margin")
+
+
+def _a_run_begins_while_packs_are_deleted(machine: Machine) -> None:
+    machine.begin(state="due", ending="prunes first")
+    machine.a_prune_begins("delete packs/")
+    machine._run_whole("a", "x")
+
+
+def _a_prune_stands_still_after_its_look(machine: Machine) -> None:
+    machine.begin(state="relied on, fenced", ending="prunes first")
+    machine.a_prune_begins("put receipts/")
+    machine._pass("half a lease")
+    machine.a_run_ends(0)
+    machine._pass("lease and margin")
+
+
+BREAKS: dict[Break, Story] = {
+    a_run_does_not_look_at_fences: _a_run_begins_before_the_end_of_a_prune,
+    a_run_does_not_look_again: _a_fence_comes_just_before_the_second_look,
+    a_run_takes_pages_over_without_asking: _a_fence_comes_just_before_the_second_look,
+    a_run_lists_packs_before_fences: _a_run_stands_between_its_lists,
+    a_session_object_is_put_after_the_lists: _a_run_stands_before_its_session,
+    a_point_counts_however_late: _a_point_comes_late_while_two_prunes_are_at_work,
+    a_point_counts_without_its_packs: _a_hostile_point_names_what_is_gone,
+    what_disobeys_frees_packs: _a_hostile_point_names_what_is_being_deleted,
+    prune_does_not_wait: _a_run_commits_after_two_prunes,
+    prune_waits_for_the_margin_only: _a_run_commits_after_two_prunes,
+    prune_believes_the_clock_of_hosts: _a_run_commits_after_two_prunes,
+    prune_deletes_without_a_fence: _a_run_commits_after_two_prunes,
+    prune_does_not_mark_again: _a_run_commits_what_was_fenced_meanwhile,
+    prune_removes_the_fence_first: _a_run_begins_while_packs_are_deleted,
+    prune_takes_a_time_from_after_its_look: _a_prune_stands_still_after_its_look,
+}
+"""Each break, and the shortest story in which the machine sees it."""

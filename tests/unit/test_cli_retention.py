@@ -1,0 +1,93 @@
+"""`forget`, `hold` and `prune` on the command line, with a real repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_cli_json import assert_same_shape, documented
+from tests.unit.test_cli_repository import Host, host, make_host, repository
+
+__all__ = ["host", "make_host", "repository"]  # fixtures
+
+
+@pytest.fixture
+def keeping(host: Host) -> Host:
+    """A host whose policy keeps the newest point of every agent, and all of `archive`."""
+    rules = "retention:\n  last: 1\n  minimum: 1\noverrides:\n  archive:\n    retention:\n      last: 100\n"
+    lines = host.policy.read_text().splitlines()
+    kept, skipping = [], False
+    for line in lines:
+        if not line.startswith((" ", "#")) and line.strip():
+            skipping = line.startswith(("retention:", "overrides:"))
+        if not skipping:
+            kept.append(line)
+    host.policy.write_text("\n".join(kept) + "\n" + rules)
+    return host
+
+
+def grow_old(repository: str, hours: int) -> None:
+    for path in Path(repository).rglob("*"):
+        if path.is_file():
+            older = path.stat().st_mtime_ns - hours * 3600 * 10**9
+            os.utime(path, ns=(older, older))
+
+
+def test_without_rules_nothing_is_forgotten(host: Host, repository: str) -> None:
+    point = host.back_up()
+    answer = host.json("forget", code=2)
+    assert answer["error"] == "PolicyError"
+    assert "retention" in answer["next_step"]
+    assert [one["id"] for one in host.json("list")["points"]] == [point]
+
+
+def test_old_points_go_and_a_day_later_what_they_needed(keeping: Host, repository: str) -> None:
+    archived = keeping.back_up("archive")
+    (keeping.home / "tree-web").mkdir()
+    (keeping.home / "tree-web" / "other").write_bytes(os.urandom(100_000))
+    old = keeping.back_up()
+    grow_old(repository, 30)
+    (keeping.home / "tree-web" / "other").write_bytes(os.urandom(100_000))
+    new = keeping.back_up()
+    keeping.back_up("archive")
+    told = keeping.text("forget", "--dry-run")
+    assert f"{old[:8]}" in told
+    assert "no rule keeps it" in told
+    answer = keeping.json("forget")
+    assert_same_shape(answer, documented("forget"))
+    assert answer["forgotten"] == [old]
+    kept = {one["id"] for one in keeping.json("list")["points"]}
+    assert {new, archived} <= kept
+    first = keeping.json("prune")
+    assert_same_shape(first, documented("prune"))
+    assert (first["deleted_packs"], first["fenced_packs"] > 0) == (0, True)
+    assert "can be deleted by a prune after" in keeping.text("prune")
+    grow_old(repository, 26)
+    assert keeping.json("prune", "--dry-run")["deleted_packs"] == first["fenced_packs"]
+    assert keeping.json("prune")["deleted_packs"] == first["fenced_packs"]
+    assert keeping.json("verify", "--read-data")["good"]
+
+
+def test_held_points_are_kept_listed_and_released(keeping: Host, repository: str) -> None:
+    old = keeping.back_up()
+    grow_old(repository, 30)
+    keeping.back_up()
+    assert_same_shape(keeping.json("hold", old[:8]), documented("hold"))
+    assert old in keeping.text("hold", "--list")
+    assert keeping.json("forget")["forgotten"] == []
+    assert keeping.json("forget", old, code=10)["agents"][0]["refused"]
+    assert keeping.json("hold", "--release", old)["held"] == []
+    assert keeping.json("forget")["forgotten"] == [old]
+    assert keeping.json("hold", "ffff0000", code=2)["error"] == "PointMissing"
+    assert keeping.json("hold", code=2)["error"] == "UsageError"
+
+
+def test_what_is_named_is_removed_unless_the_agent_would_be_empty(keeping: Host, repository: str) -> None:
+    first = keeping.back_up()
+    assert keeping.json("forget", first, code=10)["forgotten"] == []
+    second = keeping.back_up()
+    assert keeping.json("forget", first[:8])["forgotten"] == [first]
+    assert [one["id"] for one in keeping.json("list")["points"]] == [second]
+    assert keeping.json("forget", "nobody", code=2)["error"] == "AgentMissing"

@@ -1,0 +1,126 @@
+"""`trinity-snap forget`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trinity_snap.cli.context import Unlock, load, open_repository
+from trinity_snap.cli.group import new_app
+from trinity_snap.cli.options import (
+    IdentityOption,
+    JsonOption,
+    PassphraseFileOption,
+    PolicyOption,
+    QuietOption,
+    TrinityKeyFileOption,
+)
+from trinity_snap.cli.output import emit, local_time, plural, table
+from trinity_snap.cli.progress import watched
+from trinity_snap.errors import SomeFailed
+from trinity_snap.report.times import timestamp
+
+if TYPE_CHECKING:
+    from trinity_snap.repository.forget import ForgetReport
+
+app = new_app()
+
+
+@app.command()
+def forget(
+    chosen: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[AGENT|POINT]...",
+            help="Apply the policy to these agents only; or remove just these points.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Show of each point why it stays or goes; remove nothing.")
+    ] = False,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AGENT", help="Go on although its newest point is void or small.", show_default=False),
+    ] = None,
+    accept_missing: Annotated[
+        bool, typer.Option("--accept-missing", help="Go on although points are gone that nobody forgot.")
+    ] = False,
+    policy: PolicyOption = None,
+    identity: IdentityOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    trinity_key_file: TrinityKeyFileOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Remove recovery points that the policy does not keep. `prune` then frees their space."""
+    from trinity_snap.repository.forget import forget as forget_points
+
+    loaded = load(policy)
+    repository = open_repository(loaded, Unlock(identity, passphrase_file, trinity_key_file))
+    with watched(quiet=quiet) as progress:
+        report = forget_points(
+            repository,
+            loaded.retention_for,
+            chosen or (),
+            dry_run=dry_run,
+            accept=accept or (),
+            accept_missing=accept_missing,
+            progress=progress,
+        )
+    emit(_answer(report), lambda: _lines(report), as_json)
+    return SomeFailed.exit_code if any(agent.refused for agent in report.agents) else 0
+
+
+def _moment(time_ns: int) -> datetime:
+    return datetime.fromtimestamp(min(max(time_ns / 1e9, 0), 250e9), UTC)
+
+
+def _answer(report: ForgetReport) -> dict[str, object]:
+    return {
+        "dry_run": report.dry_run,
+        "agents": [
+            {
+                "agent": agent.agent,
+                "refused": agent.refused,
+                "points": [
+                    {
+                        "id": point.id,
+                        "stored": timestamp(_moment(point.time_ns)),
+                        "created": timestamp(_moment(point.created_ns)),
+                        "counts": point.judgement.counts,
+                        "keep": decision.keep or agent.refused is not None,
+                        "reasons": list(decision.reasons),
+                    }
+                    for point, decision in agent.decisions
+                ],
+            }
+            for agent in report.agents
+        ],
+        "forgotten": report.forgotten,
+    }
+
+
+def _lines(report: ForgetReport) -> Iterator[str]:
+    rows = [
+        (
+            point.id[:8],
+            agent.agent,
+            local_time(_moment(point.time_ns)),
+            "stays" if decision.keep or agent.refused else "goes",
+            "; ".join(decision.reasons) + ("" if point.judgement.counts else f". {point.judgement.reason}"),
+        )
+        for agent in report.agents
+        for point, decision in agent.decisions
+    ]
+    if report.dry_run and rows:
+        yield from table(("POINT", "AGENT", "STORED", "", "WHY"), rows)
+        yield ""
+    for agent in report.agents:
+        if agent.refused:
+            yield f"Nothing of {agent.agent} is removed: {agent.refused}"
+    done = "would be forgotten" if report.dry_run else "forgotten"
+    yield f"{plural(len(report.forgotten), 'recovery point')} {done}, {len(rows) - len(report.forgotten)} stay."
