@@ -90,7 +90,7 @@ class _NotedKeys:
         self.used[name] = header, key
         return PackOpener.with_pack_key(header, key, name)
 
-    def tables(self, target: Target, wanted: Mapping[bytes, int]) -> dict[bytes, Table]:
+    def tables(self, target: Target, wanted: Mapping[bytes, int], *, at_any_price: bool = False) -> dict[bytes, Table]:
         return {}
 
 
@@ -194,7 +194,7 @@ class _GrantedKeys:
         header = Header(PACK_MAGIC, self.grant.repository_id, pack.session_id, pack.salt)
         return PackOpener.with_pack_key(header, pack.key, name)
 
-    def tables(self, target: Target, wanted: Mapping[bytes, int]) -> dict[bytes, Table]:
+    def tables(self, target: Target, wanted: Mapping[bytes, int], *, at_any_price: bool = False) -> dict[bytes, Table]:
         return {}
 
 

@@ -75,8 +75,11 @@ class PointKeys(Protocol):
         Raise IntegrityError or ForeignRepository if the pack cannot be one of this repository.
         """
 
-    def tables(self, target: Target, wanted: Mapping[bytes, int]) -> dict[bytes, Table]:
-        """Tables of packs (digest to length) that are known or had from elsewhere than the packs; of none, perhaps."""
+    def tables(self, target: Target, wanted: Mapping[bytes, int], *, at_any_price: bool = False) -> dict[bytes, Table]:
+        """Tables of packs (digest to length) that are known or had from elsewhere than the packs; of none, perhaps.
+
+        `at_any_price`: however much that costs, as the packs' own are lost.
+        """
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,9 @@ class SessionKeys:
         except (ForeignRepository, WrongKey) as error:
             raise IntegrityError(f"{name} cannot be opened: {error}") from error
 
-    def tables(self, target: Target, wanted: Mapping[bytes, int]) -> dict[bytes, Table]:
+    def tables(self, target: Target, wanted: Mapping[bytes, int], *, at_any_price: bool = False) -> dict[bytes, Table]:
         """Those of the index."""
-        return tables_from_index(target, self.host, wanted)
+        return tables_from_index(target, self.host, wanted, at_any_price=at_any_price)
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,9 @@ class _PlacedPack:
 class PointReader:
     """Reads one recovery point. All methods may be called from several threads.
 
-    At a remote target the tables of packs come from the index where that is quicker, unless `tables_from_packs`: then
-    every pack is looked into before anything is read.
+    At a remote target the tables of packs come from the index where that is quicker; that of a pack whose own is lost
+    does at every target. Unless `tables_from_packs`: then every pack is looked into before anything is read, and only
+    what it says itself counts.
     """
 
     def __init__(
@@ -185,7 +189,7 @@ class PointReader:
         tables_from_packs: bool = False,
     ) -> None:
         self.point = point
-        self._tables_from_packs = tables_from_packs or not target.read_ahead_bytes
+        self._tables_from_packs = tables_from_packs
         self._target = target
         self._keys = keys
         self._chunk_key = keys.chunk_id_key
@@ -225,7 +229,7 @@ class PointReader:
     def _find_tables(self) -> list[_PlacedPack]:
         references = self.point.pack_references()
         known: dict[bytes, Table] = {}
-        if not self._tables_from_packs:
+        if not self._tables_from_packs and self._target.read_ahead_bytes:
             wanted = {bytes.fromhex(reference.name): reference.length for reference in references}
             known = self._keys.tables(self._target, wanted)
         packs: list[_PlacedPack] = []
@@ -243,7 +247,25 @@ class PointReader:
                 else:
                     self._openers[opened.name] = opened.opener
                     packs.append(_PlacedPack(opened.name, opened.length, opened.table))
-        return packs
+        # A chunk that is in two packs is read from the later of them.
+        return packs if self._tables_from_packs else self._without_their_own(references) + packs
+
+    def _without_their_own(self, references: Sequence[PackReference]) -> list[_PlacedPack]:
+        """Packs that are there, and whose own table is lost, with the table that the index has of them."""
+        wanted = {
+            bytes.fromhex(reference.name): reference.length
+            for reference in references
+            if (error := self._damaged.get(pack_name(reference.name))) is not None
+            and not isinstance(error, SessionDamaged)
+            and not isinstance(error.__cause__, ObjectMissing)
+        }
+        if not wanted:
+            return []
+        tables = self._keys.tables(self._target, wanted, at_any_price=True)
+        return [
+            _PlacedPack(pack_name(digest.hex()), wanted[digest], table)
+            for digest, table in sorted(tables.items(), key=lambda found: found[0])
+        ]
 
     def _open_pack(self, reference: PackReference) -> OpenedPack | IntegrityError:
         try:

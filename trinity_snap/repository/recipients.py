@@ -101,13 +101,13 @@ def open_host_secret(payload: Mapping[str, object], identity: Identity) -> HostS
     )
 
 
-def current_recipients(target: Target, host: HostSecret) -> RecipientList:
+def current_recipients(target: Target, host: HostSecret, first: bytes | None = None) -> RecipientList:
     """The list with the largest generation among the authentic ones: to whom new sessions are sealed.
 
-    Raise RepositoryMissing, ForeignRepository if the repository is another one than the host's,
-    IntegrityError if its first list is damaged.
+    `first` is the object `repository`, which never changes, if it was read before. Raise RepositoryMissing,
+    ForeignRepository if the repository is another one than the host's, IntegrityError if its first list is damaged.
     """
-    lists, damaged = _all_lists(target, host)
+    lists, damaged = _all_lists(target, host, first)
     newest = min(lists, key=lambda one: (-one.generation, one.name))
     return _with(newest, damaged=damaged)
 
@@ -335,10 +335,12 @@ def _parse_list(kind: str, name: str, data: bytes, host: HostSecret) -> Recipien
     )
 
 
-def _all_lists(target: Target, host: HostSecret) -> tuple[list[RecipientList], tuple[str, ...]]:
+def _all_lists(
+    target: Target, host: HostSecret, first: bytes | None = None
+) -> tuple[list[RecipientList], tuple[str, ...]]:
     """Every authentic list, the repository's own first, and the names of those that are not."""
     try:
-        first = target.get("repository")
+        first = target.get("repository") if first is None else first
     except ObjectMissing as error:
         raise RepositoryMissing(f"There is no repository at {target.url}.") from error
     lists = [_parse_list("repository", "repository", first, host)]

@@ -58,13 +58,21 @@ _BACK = (
 class Repository:
     """An open repository. `create` and `open` make one; nothing is written but by sessions."""
 
-    def __init__(self, target: Target, host: HostSecret, identity: Identity | None, trust: Trust | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        host: HostSecret,
+        identity: Identity | None,
+        trust: Trust | None = None,
+        document: bytes | None = None,
+    ) -> None:
         self.target = target
         self.host = host
         self.identity = identity
         self.trust = trust
         self.unreadable_points: list[tuple[str, str]] = []
         self.damaged_lists: tuple[str, ...] = ()
+        self._document = document  # the object `repository`, which never changes
         self._session_keys: dict[bytes, bytes] = {}
         self._history: dict[bytes, tuple[bytes, ...]] | None = None
 
@@ -142,7 +150,7 @@ class Repository:
                 untouched="Nothing was read or written.",
                 next_step=f"Check target and keys in the policy. {_BACK}",
             ) from error
-        return cls(target, host, identity, trust)
+        return cls(target, host, identity, trust, data)
 
     # -- points -----------------------------------------------------------------------------------------------------
 
@@ -285,10 +293,13 @@ class Repository:
 
         Raise RecipientsMismatch if it may not.
         """
-        listed = current_recipients(self.target, self.host)
+        listed = self._listed_recipients()
         if self.trust is not None:
             self.trust.check(listed, self.id)
         return listed
+
+    def _listed_recipients(self) -> RecipientList:
+        return current_recipients(self.target, self.host, self._document)
 
     def begin_session(self, cache_directory: Path) -> Session:
         """Begin a run's writes, sealed to the current recipients. `cache_directory` is this host's own for caches.
@@ -300,7 +311,7 @@ class Repository:
             recipients = self.believed_recipients()
             session = Session(self.target, self.host, recipients.recipients, directory)
             # A recipient that joins after the list was read and before the session was put would miss this session.
-            if current_recipients(self.target, self.host).generation == recipients.generation:
+            if self._listed_recipients().generation == recipients.generation:
                 self.damaged_lists = recipients.damaged
                 return session
             session.close()
@@ -316,7 +327,7 @@ class Repository:
         while True:
             recipients = self.believed_recipients()
             session.renew(recipients.recipients)
-            if current_recipients(self.target, self.host).generation == recipients.generation:
+            if self._listed_recipients().generation == recipients.generation:
                 return
 
 

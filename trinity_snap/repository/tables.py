@@ -14,14 +14,17 @@ from trinity_snap.targets.protocol import Target
 __all__ = ["tables_from_index"]
 
 
-def tables_from_index(target: Target, host: HostSecret, wanted: Mapping[bytes, int]) -> dict[bytes, Table]:
+def tables_from_index(
+    target: Target, host: HostSecret, wanted: Mapping[bytes, int], *, at_any_price: bool = False
+) -> dict[bytes, Table]:
     """The tables of those of the packs (digest to length) on which the whole index agrees; the others' are in the packs.
 
     Whoever has the host's credentials may add to the index, and must not be able to spoil what is there: a pack of which
-    two objects of the index say different things is in neither. Nothing is read if the packs themselves are fewer.
+    two objects of the index say different things is in neither. Nothing is read if the packs themselves are fewer than the
+    index's objects, unless `at_any_price`: the packs' own tables are lost.
     """
     names = list(target.list_prefix("index/"))
-    if len(names) > len(wanted):
+    if len(names) > len(wanted) and not at_any_price:
         return {}
     found: dict[bytes, Table] = {}
     contested: set[bytes] = set()
