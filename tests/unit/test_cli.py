@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -37,20 +37,17 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_help_starts_quickly():
-    """In processor time, which other work on the machine does not add to; it hardly waits for anything else."""
-
-    def best(*command: str) -> float:
-        times = []
-        for _ in range(5):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        return min(times)
-
-    for command in (("-m", "trinity_snap", "--help"), ("-c", "import trinity_snap.cli")):
-        assert best(*command) < 0.15, command
+@pytest.mark.parametrize("command", [("-m", "trinity_snap", "--help"), ("-c", "import trinity_snap.cli")])
+def test_it_starts_quickly(command):
+    """By the clock on the wall. Other work on the machine slows it down at times, and never makes it quicker."""
+    least = 60.0
+    for _ in range(60):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+        least = min(least, time.perf_counter() - began)
+        if least < 0.15:
+            return
+    pytest.fail(f"the quickest of 60 starts took {least:.3f} s")
 
 
 @pytest.mark.parametrize("leaf", [[], *LEAVES], ids=" ".join)
