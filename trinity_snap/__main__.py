@@ -17,7 +17,8 @@ DEBUG_VARIABLE = "TRINITY_SNAP_DEBUG"
 def main() -> None:
     """Run the command line of this process and exit."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+        if signal.getsignal(number) != signal.SIG_IGN:  # what `nohup` started goes on
+            signal.signal(number, _terminate)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -105,6 +105,18 @@ def test_a_disk_and_a_bucket_have_all_and_either_restores_when_the_first_target_
     assert "no replica 'elsewhere'" in host.text("list", "--target", "elsewhere", code=2)
 
 
+def test_nothing_is_restored_into_a_repository_however_it_is_named(host: Host, tmp_path: Path) -> None:
+    write_policy(host)
+    host.json("init")
+    host.back_up()
+    root = host.home / "first"
+    before = sorted(root.rglob("*"))
+    (tmp_path / "link").symlink_to(root)
+    for place in (root / "to", root / "packs" / "00" / "new", tmp_path / "link" / "to"):
+        assert "is in the repository" in host.text("restore", "web", "--to", str(place), code=2)
+    assert sorted(root.rglob("*")) == before
+
+
 def test_a_replica_that_is_down_delays_only_itself_and_catches_up(host: Host) -> None:
     write_policy(host, local(host, "up"), local(host, "down", make=False))
     said = host.text("init")

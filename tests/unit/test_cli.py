@@ -203,15 +203,27 @@ def test_an_interruption_is_130_and_a_sentence(command_raising, capsys):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_ends_the_command_with_a_sentence(number, code):
+    done = signalled("--default-signal", number)
+    assert done.returncode == code
+    assert done.stderr.startswith("trinity-snap: Interrupted.")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_it_was_started_to_ignore_as_by_nohup_does_not_end_it(number):
+    done = signalled("--ignore-signal", number)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def signalled(started_with, number):
+    """A command that gets a signal while it runs, started with a disposition of that signal."""
     script = (
         "import os, sys, trinity_snap.__main__ as entry, trinity_snap.cli.version_command as module\n"
         f"module.emit = lambda *_: os.kill(os.getpid(), {int(number)})\n"
         "sys.argv[1:] = ['version']\n"
         "entry.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == code
-    assert done.stderr.startswith("trinity-snap: Interrupted.")
+    started = ["env", f"{started_with}={number.name.removeprefix('SIG')}", sys.executable, "-c", script]
+    return subprocess.run(started, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_closed_pipe_is_no_traceback():

@@ -23,7 +23,7 @@ from trinity_snap.cli.options import (
 )
 from trinity_snap.cli.output import emit, plural, seconds, size
 from trinity_snap.cli.progress import watched
-from trinity_snap.errors import DockerUnavailable, UsageError
+from trinity_snap.errors import DockerUnavailable, RestoreRefused, UsageError
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trinity_snap.policy.schema import Policy
     from trinity_snap.restore import KeptData, RestorePlan, RestoreResult
     from trinity_snap.restore.source import Repository
+    from trinity_snap.targets import Target
 
 app = new_app()
 
@@ -127,15 +128,19 @@ def restore(
 
     moment = None if at is None else parse_moment(at)
     source: Repository
+    opened: Target
     granted = None if grant is None else read_grant(grant)
     if granted is not None:
         paths = check_wishes(granted, agent, point, paths or (), containers=containers)
-        source, found = open_grant(granted, settings if there else None, target), granted.point
+        reads = open_grant(granted, settings if there else None, target)
+        source, opened, found = reads, reads.target, granted.point
     else:
         moment = None if at is None else parse_moment(at)
         repository = open_repository(settings, Unlock(identity, passphrase_file, trinity_key_file), target)
-        source = repository
+        source, opened = repository, repository.target
         found = repository.resolve(point, agent=agent, at=moment)
+    if to is not None:
+        _check_outside(to, opened)
     docker = _docker(needed=to is None and any(volume.kind == "volume" for volume in found.volumes))
     with saying_what_expired(granted, "Nothing was changed."):
         plan = plan_restore(
@@ -165,6 +170,16 @@ def restore(
         with saying_what_expired(granted, "What was there is as it was; what was restored so far is removed again."):
             result = execute(plan, source, docker, progress)
     emit({**result.to_json(), "lines": plan.lines()}, lambda: _lines(result), as_json)
+
+
+def _check_outside(to: Path, opened: Target) -> None:
+    root = getattr(opened, "root", None)  # of one that is a directory of this host
+    if root is not None and Path(os.path.realpath(to)).is_relative_to(os.path.realpath(root)):
+        raise RestoreRefused(
+            f"{to} is in the repository, where nothing but its own objects may be.",
+            untouched="Nothing was changed.",
+            next_step="Name a directory elsewhere.",
+        )
 
 
 def _docker(*, needed: bool) -> DockerClient | None:

@@ -22,7 +22,8 @@ class Interrupted(BaseException):
 class Interruption:
     """While it is entered, SIGINT, SIGTERM and SIGHUP raise Interrupted in the main thread, except inside `deferred()`.
 
-    In another thread than the main one it does nothing.
+    One that this process was started to ignore, as `nohup` does, it goes on to ignore. In another thread than the main
+    one it does nothing.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,8 @@ class Interruption:
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                self._previous[number] = signal.signal(number, self._handle)
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
