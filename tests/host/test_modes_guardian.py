@@ -15,6 +15,7 @@ from tests.host.test_guardian import guardians, kill_and_wait
 from tests.host.test_main_job import wait_until
 from tests.host.test_modes import finish, give_hooks, start_quiet, states
 from tests.lab.daemon import Daemon
+from tests.lab.product import volume
 from trinity_snap.agents import connect
 from trinity_snap.quiesce import recover
 from trinity_snap.quiesce.journal import journals, read_journal
@@ -43,21 +44,19 @@ def all_agents(btrfs_session: Daemon) -> object:
 def agents(all_agents: Daemon, monkeypatch: pytest.MonkeyPatch) -> Daemon:
     """One agent in each mode, all running, and one that was shut down before."""
     monkeypatch.setenv("DOCKER_HOST", all_agents.host)
-    (home_of(all_agents) / "after").unlink(missing_ok=True)
+    home = give_hooks(all_agents, "hooked", before="#!/bin/sh\necho begun >> ~/before\n", after=AFTER)
+    (home / "after").unlink(missing_ok=True)
     return all_agents
 
 
-def home_of(daemon: Daemon) -> Path:
-    return give_hooks(daemon, "hooked", before="#!/bin/sh\necho begun >> ~/before\n", after=AFTER)
-
-
 AFTER = '#!/bin/sh\necho "$TRINITY_SNAP_OUTCOME" >> ~/after\n'
+HOOKED = "agent-hooked-workspace"
 ALL_RUN = {"agent-stopped": "running", "agent-hooked": "running", "agent-paused": "running", "agent-ended": "exited"}
 
 
 def told(daemon: Daemon) -> list[str]:
     """What the after-hook was told, each time."""
-    after = home_of(daemon) / "after"
+    after = volume(daemon, HOOKED) / "after"
     return after.read_text().split() if after.exists() else []
 
 
@@ -187,7 +186,7 @@ def test_a_before_hook_that_a_dead_run_left_behind_is_ended_before_the_after_hoo
     agents: Daemon, start_run: Start, tmp_path: Path
 ) -> None:
     process = start_run(agents, *MODES, "--before", "touch ~/begun; exec sleep 1000")
-    begun = home_of(agents) / "begun"
+    begun = volume(agents, HOOKED) / "begun"
     wait_until(begun.exists)
     process.kill()
     process.communicate()
