@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from trinity_snap.errors import IntegrityError
 from trinity_snap.progress import Progress
@@ -42,11 +43,14 @@ def write_and_check(
     step("restore.written")
     if result.damaged and damaged_is_fatal:
         raise damage(name, result, untouched="The volume is as it was.")
-    sync_filesystem(holder)
-    step("restore.synced")
     progress.stage(f"check {name}", total)
-    check_tree(reader, holder, root_name, entries(), result, progress)
-    step("restore.checked")
+    # What is compared comes from the disk or waits to be written to it; either way nothing counts before both are over.
+    with ThreadPoolExecutor(1, thread_name_prefix="sync") as pool:
+        synced = pool.submit(sync_filesystem, holder)
+        check_tree(reader, holder, root_name, entries(), result, progress)
+        step("restore.checked")
+        synced.result()
+    step("restore.synced")
     return result
 
 
