@@ -27,7 +27,7 @@ class Connections:
             client = self._take()
             try:
                 yield client
-            except Exception:
+            except Exception:  # whatever its user met, the connection is between two packets
                 self._keep(client)
                 raise
             except BaseException:  # it may have happened in the middle of a packet
