@@ -17,7 +17,8 @@ __all__ = ["tidy_index"]
 def tidy_index(repository: Repository, progress: Progress) -> int:
     """Remove index objects of which fewer than half of the packs exist, after what they say of these is stored anew.
 
-    Return how many were removed. One object is read at a time. Damaged ones are left for `verify` to name.
+    Return how many were removed. One object is read at a time. Damaged ones go when others cover every pack that there is, as
+    they do after `repair`; until then `verify` names them.
     """
     target = repository.target
     names = sorted(
@@ -25,18 +26,27 @@ def tidy_index(repository: Repository, progress: Progress) -> int:
     )  # before the packs: an index object comes after the packs that it is of
     existing = {bytes.fromhex(name[-64:]) for name in target.list_prefix("packs/")}
     removed = 0
+    covered: set[bytes] = set()
+    damaged = []
     progress.stage("looking at the index (objects)", len(names))
     for name in names:
         progress.advance(1)
         try:
             packs = read_index(target.get(name), repository.host, name)
-        except (IntegrityError, ForeignRepository, ObjectMissing):
+        except IntegrityError:
+            damaged.append(name)
+            continue
+        except (ForeignRepository, ObjectMissing):
             continue
         living = [pack for pack in packs if pack.digest in existing]
+        covered.update(pack.digest for pack in living)
         if 2 * len(living) >= len(packs) and living:
             continue
         if living:
             write_index(target, repository.host, living)
         target.delete(name)
         removed += 1
+    if covered >= existing:
+        for name in damaged:
+            target.delete(name)
     return removed
