@@ -117,7 +117,9 @@ def test_a_file_of_which_bytes_are_lost_is_left_out_and_its_bytes_are_named(vict
     entry = reader.entry(victim.volume, path.encode())
     assert entry is not None
     ids = entry.chunk_ids()
-    number = len(ids) // 2
+    reads = [reader.plan_reads((one,))[0] for one in ids]
+    alone = [number for number, read in enumerate(reads) if read.data_length == read.chunks[0][2]]
+    number = alone[len(alone) // 2] if alone else 0  # chunks below 256 KiB share their segments
     begin = sum(reader.plan_reads((one,))[0].chunks[0][2] for one in ids[:number])
     length = reader.plan_reads((ids[number],))[0].chunks[0][2]
     victim.spoil_chunk(ids[number])
