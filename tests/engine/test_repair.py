@@ -212,7 +212,8 @@ def test_a_repair_that_is_killed_anywhere_is_done_again(original: World, tmp_pat
             ):  # how much is put depends on chance: the last crash may come too late
                 pair.repair(target=CrashingTarget(pair.world.target(), number, after))
             assert before.items() <= pair.objects().items()
-            assert pair.repair().good
+            done = pair.repair()
+            assert done.good, (done.unrepaired, done.brought_back, done.stored_anew, done.recommitted)
             pair.check()
             shutil.rmtree(where)
 

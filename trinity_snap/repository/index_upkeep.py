@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from trinity_snap.errors import ForeignRepository, IntegrityError, ObjectMissing
@@ -14,17 +15,19 @@ if TYPE_CHECKING:
 __all__ = ["tidy_index"]
 
 
-def tidy_index(repository: Repository, progress: Progress) -> int:
+def tidy_index(repository: Repository, progress: Progress, lost: Set[bytes] = frozenset()) -> int:
     """Remove index objects of which fewer than half of the packs exist, after what they say of these is stored anew.
 
-    Return how many were removed. One object is read at a time. Damaged ones go when others cover every pack that there is, as
-    they do after `repair`; until then `verify` names them.
+    What is said of the packs `lost` stays, too: points need them, and only that tells what stands in for them. Damaged ones go
+    when others cover every pack that there is, as they do after `repair`; until then `verify` names them. Return how many
+    were removed.
     """
     target = repository.target
     names = sorted(
         target.list_prefix("index/")
     )  # before the packs: an index object comes after the packs that it is of
     existing = {bytes.fromhex(name[-64:]) for name in target.list_prefix("packs/")}
+    worth = existing | lost
     removed = 0
     covered: set[bytes] = set()
     damaged = []
@@ -38,7 +41,7 @@ def tidy_index(repository: Repository, progress: Progress) -> int:
             continue
         except (ForeignRepository, ObjectMissing):
             continue
-        living = [pack for pack in packs if pack.digest in existing]
+        living = [pack for pack in packs if pack.digest in worth]
         covered.update(pack.digest for pack in living)
         if 2 * len(living) >= len(packs) and living:
             continue

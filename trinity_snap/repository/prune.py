@@ -94,7 +94,7 @@ def prune(
     work.decide()
     work.fence()
     if not dry_run:
-        report.deleted_index_objects = tidy_index(repository, progress)
+        report.deleted_index_objects = tidy_index(repository, progress, lost)
     return report
 
 

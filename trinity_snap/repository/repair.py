@@ -107,12 +107,9 @@ class _Repair:
         broken = self._broken_points()
         wanted = {one: elsewhere for one in broken if (elsewhere := self._point_elsewhere(one)) is not None}
         record = not self.report.dry_run
-        found = verify(self.repository, points, record=record, condemn=record, progress=self.progress)
-        lengths = {
-            one.name: one.length
-            for point in [*points, *(point for point, _ in wanted.values())]
-            for one in point.pack_references()
-        }
+        needing = [*points, *(point for point, _ in wanted.values())]
+        found = verify(self.repository, needing, record=record, condemn=record, progress=self.progress)
+        lengths = {one.name: one.length for point in needing for one in point.pack_references()}
         self._packs(lengths, found)
         self._points(broken, wanted, points)
         self._index()
@@ -149,6 +146,16 @@ class _Repair:
         gone = receipts.missing(self.repository.point_ids())
         return broken | dict.fromkeys(sorted(gone), "It is gone, and nobody forgot it.")
 
+    def _opens(self, session_id: bytes) -> bool:
+        """Whether a session can be opened, or could be if this were no dry run."""
+        try:
+            self.repository.session_key(session_id)
+        except SessionDamaged as error:
+            return error.name in self.report.brought_back
+        except (IntegrityError, WrongKey):
+            return False
+        return True
+
     def _opens_soon(self, point_id: str) -> bool:
         """Whether a point only lacks its session, and on a dry run that would have been brought back by now."""
         try:
@@ -176,7 +183,7 @@ class _Repair:
                 self.report.unrepaired[name] = f"{why} No replica has it whole."
                 continue
             point, source = wanted[point_id]
-            if point_id not in dict(self.repository.unreadable_points):
+            if point_id not in dict(self.repository.unreadable_points) and self._opens(point.session_id):
                 self._put(name, source.repository.target.get(name), source)
                 continue
             same = next((one for one in there if _says_the_same(one, point)), None)
@@ -199,7 +206,6 @@ class _Repair:
         missing = [digest for digest in sorted(lengths) if digest not in existing]
         lost = found.damaged_objects.keys() - found.healed
         damaged = [name[-64:] for name in sorted(lost) if name.startswith("packs/") and name[-64:] in existing]
-        damaged += [digest for digest in self._shut(lengths, existing, found.healed) if digest not in damaged]
         self.progress.stage("bringing packs back (packs)", len(missing) + len(damaged))
         back = []
         for digest in missing:
@@ -211,6 +217,9 @@ class _Repair:
         if back and not self.report.dry_run:
             noted = time.time_ns()
             put_checks(self.target, self.repository.host, dict.fromkeys(map(bytes.fromhex, back), noted), {})
+        if not self.report.dry_run:
+            existing.update(back)  # whose session may be lost for all that
+        damaged += [digest for digest in self._shut(lengths, existing, found.healed) if digest not in damaged]
         if damaged:
             self._store_anew(damaged, lengths)
 
@@ -297,6 +306,9 @@ class _Repair:
         report = self.report
         if not report.dry_run:
             fresh = self.repository.points()
+            for point_id, why in self.repository.unreadable_points:
+                if point_id not in report.recommitted:
+                    report.unrepaired.setdefault(f"points/{point_id}", why)
             found = verify(self.repository, fresh, record=True, condemn=True, progress=self.progress)
         mended = report.brought_back.keys() | report.stored_anew.keys() if report.dry_run else set()
         mended |= {f"points/{point_id}" for point_id in report.recommitted}
