@@ -364,16 +364,6 @@ class Machine(RuleBasedStateMachine):
     def a_hostile_host_puts_a_fence(self, which: set[int]) -> None:
         put_fence(self.storage, HOST, {self.packs_ever[number % len(self.packs_ever)] for number in which})
 
-    @precondition(lambda self: self.packs_ever)
-    @rule(which=st.integers(0, 7))
-    def a_check_finds_a_pack_damaged(self, which: int) -> None:
-        """It is fenced off at once, whether points need it or not, and noted."""
-        digest = self.packs_ever[which % len(self.packs_ever)]
-        put_fence(self.storage, HOST, {digest})
-        put_checks(self.storage, HOST, {}, {digest: (self.storage.now_ns, "It is damaged.")})
-        self.found_damaged = True
-        HAPPENED["found damaged"] += 1
-
     # -- what must hold ---------------------------------------------------------------------------------------------
 
     @invariant()
@@ -427,6 +417,20 @@ class Machine(RuleBasedStateMachine):
         ]
         assert unruly or not list(storage.list_prefix("fences/")), "fences stay"
         assert len(list(storage.list_prefix("receipts/"))) <= 1, "receipts pile up"
+
+
+class DamageMachine(Machine):
+    """The same, and packs are found damaged."""
+
+    @precondition(lambda self: self.packs_ever)
+    @rule(which=st.integers(0, 7))
+    def a_check_finds_a_pack_damaged(self, which: int) -> None:
+        """It is fenced off at once, whether points need it or not, and noted."""
+        digest = self.packs_ever[which % len(self.packs_ever)]
+        put_fence(self.storage, HOST, {digest})
+        put_checks(self.storage, HOST, {}, {digest: (self.storage.now_ns, "It is damaged.")})
+        self.found_damaged = True
+        HAPPENED["found damaged"] += 1
 
 
 def _prune(target: Actor) -> Any:
