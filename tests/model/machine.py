@@ -28,7 +28,7 @@ from trinity_snap.repository.keys import (
 )
 from trinity_snap.repository.lease import LEASE
 from trinity_snap.repository.points import RecoveryPoint, Volume, encode_pack_references, seal_point
-from trinity_snap.repository.receipts import put_forgotten, put_points, read_receipts
+from trinity_snap.repository.receipts import put_checks, put_forgotten, put_points, read_receipts
 from trinity_snap.repository.recipients import seal_session
 from trinity_snap.repository.repository import Repository
 from trinity_snap.repository.sealed import POINT_MAGIC, new_header
@@ -82,6 +82,7 @@ class Machine(RuleBasedStateMachine):
         self.promised: set[str] = set()
         self.packs_ever: list[bytes] = []
         self.hostile_session: tuple[bytes, bytes] | None = None
+        self.found_damaged = False
         for letter in "ab":
             self._run_whole(letter, "x")
         self._pass("lease and margin")
@@ -408,12 +409,28 @@ class Machine(RuleBasedStateMachine):
             *(packs for point, packs in self.points.items() if f"points/{point}" in storage.objects)
         )
         existing = {bytes.fromhex(name[-64:]) for name in storage.list_prefix("packs/")}
+        if self.found_damaged:
+            return  # what is damaged stays fenced, and what stands in for it stays, as long as a point needs it
         assert existing <= needed, "prune leaves something that no point needs"
         unruly = [
             point for point in self.points if f"points/{point}" in storage.objects and not self._must_count(point)
         ]
         assert unruly or not list(storage.list_prefix("fences/")), "fences stay"
         assert len(list(storage.list_prefix("receipts/"))) <= 1, "receipts pile up"
+
+
+class DamageMachine(Machine):
+    """The same, and packs are found damaged."""
+
+    @precondition(lambda self: self.packs_ever)
+    @rule(which=st.integers(0, 7))
+    def a_check_finds_a_pack_damaged(self, which: int) -> None:
+        """It is fenced off at once, whether points need it or not, and noted."""
+        digest = self.packs_ever[which % len(self.packs_ever)]
+        put_fence(self.storage, HOST, {digest})
+        put_checks(self.storage, HOST, {}, {digest: (self.storage.now_ns, "It is damaged.")})
+        self.found_damaged = True
+        HAPPENED["found damaged"] += 1
 
 
 def _prune(target: Actor) -> Any:

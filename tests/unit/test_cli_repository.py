@@ -448,6 +448,7 @@ def test_status_of_nothing(host, monkeypatch):
         "local_snapshots": 0,
         "unnamed_points": 0,
         "replicas": [],
+        "data_checked": {"packs": 0, "never": 0, "damaged": 0, "complete_since": None},
     }
     assert status == nothing
     assert "No recovery points" in host.text("status")

@@ -23,17 +23,20 @@ from trinity_snap.cli.options import (
 )
 from trinity_snap.cli.output import emit, plural, seconds, size
 from trinity_snap.cli.progress import watched
-from trinity_snap.errors import DockerUnavailable, RestoreRefused, UsageError
+from trinity_snap.errors import DockerUnavailable, GuaranteeNotMet, RestoreRefused, UsageError
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
     from trinity_snap.policy.schema import Policy
     from trinity_snap.restore import KeptData, RestorePlan, RestoreResult
+    from trinity_snap.restore.salvage import Salvage
     from trinity_snap.restore.source import Repository
     from trinity_snap.targets import Target
 
 app = new_app()
+
+_LOST_SHOWN = 50
 
 
 @app.command()
@@ -66,6 +69,13 @@ def restore(
     containers: Annotated[
         bool, typer.Option("--containers", help="Make the agent's container, too, if it is missing.")
     ] = False,
+    salvage: Annotated[
+        bool,
+        typer.Option(
+            "--salvage",
+            help="Of a damaged point, restore what can be read, and list what cannot. With --to, --as or all of it.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the plan and stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace data without asking.")] = False,
     release: Annotated[
@@ -96,7 +106,7 @@ def restore(
     trinity_key_file: TrinityKeyFileOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
-) -> None:
+) -> int:
     """Give back an agent, or parts of it, from a recovery point.
 
     The plan is shown first. What is there now stays until its replacement is complete and checked, and is then
@@ -114,15 +124,20 @@ def restore(
         settings, there = load(policy), True
     if kept:
         _show_kept(settings, agent, as_json)
-        return
+        return 0
     if agent is None and grant is None:
         raise UsageError("Whose data? Name an agent.", next_step="`trinity-snap list` shows what there is.")
     require_root("restore")
     if release and agent is not None:
         _release(settings, agent, as_json, dry_run)
-        return
+        return 0
     if point is not None and at is not None:
         raise UsageError("--point and --at exclude each other.")
+    if salvage and (in_place or (paths and to is None)):
+        raise UsageError(
+            "--salvage goes with neither --in-place nor, without --to, --path: what is left out would be removed there.",
+            next_step="Salvage into a directory with --to, look at the list, and take from there what you want.",
+        )
     from trinity_snap.report.times import parse_moment
     from trinity_snap.restore import plan_restore
 
@@ -141,6 +156,11 @@ def restore(
         found = repository.resolve(point, agent=agent, at=moment)
     if to is not None:
         _check_outside(to, opened)
+    salvaging = None
+    if salvage:
+        from trinity_snap.restore.salvage import Salvage
+
+        source = salvaging = Salvage(source)
     docker = _docker(needed=to is None and any(volume.kind == "volume" for volume in found.volumes))
     with saying_what_expired(granted, "Nothing was changed."):
         plan = plan_restore(
@@ -159,7 +179,7 @@ def restore(
     if dry_run:
         lines = plan.lines()
         emit({**plan.to_json(), "outcome": "planned", "lines": lines}, lines, as_json)
-        return
+        return 0
     _confirm(plan, yes=yes, as_json=as_json, quiet=quiet)
     from trinity_snap.quiesce import HostLock
     from trinity_snap.restore import execute
@@ -169,7 +189,37 @@ def restore(
             lock.hold_daemon(docker)
         with saying_what_expired(granted, "What was there is as it was; what was restored so far is removed again."):
             result = execute(plan, source, docker, progress)
+    if salvaging is not None:
+        return _salvaged(result, salvaging, as_json)
     emit({**result.to_json(), "lines": plan.lines()}, lambda: _lines(result), as_json)
+    return 0
+
+
+def _salvaged(result: RestoreResult, salvaging: Salvage, as_json: bool) -> int:
+    """Say what was restored and what is lost; all of that is in a file, too."""
+    from trinity_snap.restore.salvage import write_report
+
+    plan, lost = result.plan, salvaging.lost
+    report = None
+    if not lost.nothing:
+        report = (plan.to or plan.state_dir) / f"trinity-snap-salvage-{plan.id}.json"
+        write_report(report, lost, {"agent": plan.agent, "point": plan.point.id, "restore_id": plan.id})
+    answer = {
+        **result.to_json(),
+        "outcome": "restored" if lost.nothing else "salvaged",
+        "lines": plan.lines(),
+        "lost": lost.to_json(),
+        "report": None if report is None else str(report),
+    }
+
+    def lines() -> Iterator[str]:
+        yield from _lines(result)
+        yield from lost.lines(_LOST_SHOWN)
+        if report is not None:
+            yield f"NOT EVERYTHING could be restored. The whole list of what is lost is in {report}."
+
+    emit(answer, lines, as_json)
+    return 0 if lost.nothing else GuaranteeNotMet.exit_code
 
 
 def _check_outside(to: Path, opened: Target) -> None:

@@ -54,6 +54,7 @@ def status(
     """The last recovery point of every agent: age, size, duration, pause, consistency."""
     from trinity_snap.backup.result import last_runs
     from trinity_snap.quiesce.running import running
+    from trinity_snap.report.checked import checked_data, checked_warnings
     from trinity_snap.report.status import assemble
     from trinity_snap.report.times import parse_duration
 
@@ -68,6 +69,8 @@ def status(
     if points is None and found.unnamed_points:
         found.warnings += _nothing_remembered(found)
     found.warnings += _recipients(repository)
+    found.data_checked = checked_data(repository)
+    found.warnings += checked_warnings(found.data_checked)
     found.running = running(settings.state.directory)
     _count_local(found, settings.state.directory)
     if settings.replicas:
@@ -163,6 +166,9 @@ def _lines(found: Status) -> Iterator[str]:
     if found.replicas:
         yield ""
         yield from _replica_lines(found)
+    if found.data_checked is not None and found.data_checked["packs"]:
+        yield ""
+        yield _checked_line(found.data_checked)
     if found.local_snapshots:
         yield ""
         yield f"{plural(found.local_snapshots, 'local snapshot')} for `trinity-snap rollback`."
@@ -174,6 +180,15 @@ def _lines(found: Status) -> Iterator[str]:
         yield "(From this host's own record of its runs: no recovery point was opened.)"
         if found.unnamed_points:
             yield f"{plural(found.unnamed_points, 'recovery point')} besides, of earlier runs than that."
+
+
+def _checked_line(checked: dict[str, object]) -> str:
+    since = checked["complete_since"]
+    if isinstance(since, str):
+        return (
+            f"All data was read and checked within the last {age(datetime.fromisoformat(since)).removesuffix(' ago')}."
+        )
+    return f"{checked['never']} of {checked['packs']} packs were never read and checked: `trinity-snap verify --read-data 5%`."
 
 
 def _replica_lines(found: Status) -> Iterator[str]:

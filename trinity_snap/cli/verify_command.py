@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from trinity_snap.cli.context import Unlock, load, open_keyless, open_repository
 from trinity_snap.cli.group import new_app
@@ -16,37 +16,67 @@ from trinity_snap.cli.options import (
     PassphraseFileOption,
     PolicyOption,
     QuietOption,
-    TargetOption,
     TrinityKeyFileOption,
 )
 from trinity_snap.cli.output import emit, plural, size
 from trinity_snap.cli.progress import watched
-from trinity_snap.errors import IntegrityError, UsageError
+from trinity_snap.cli.verify_report import answer_of, lines_of
+from trinity_snap.errors import AgentMissing, IntegrityError, UsageError
 
 if TYPE_CHECKING:
     from trinity_snap.policy.schema import Policy
+    from trinity_snap.repository.points import RecoveryPoint
     from trinity_snap.repository.stored import StoredReport
-    from trinity_snap.repository.verify import VerifyReport
     from trinity_snap.trusted.hidden import Hidden
 
 app = new_app()
 
-_FILES_SHOWN = 20
+
+class _Command(typer.core.TyperCommand):
+    """`--read-data` may stand alone, which the library knows of flags only."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # the context is the library's
+        from trinity_snap.repository.checks import parse_share
+
+        spelled = []
+        for number, argument in enumerate(args):
+            following = args[number + 1] if number + 1 < len(args) else ""
+            alone = argument == "--read-data" and parse_share(following) is None and "%" not in following
+            spelled.append("--read-data=all" if alone else argument)
+        return super().parse_args(ctx, spelled)
 
 
-@app.command()
+@app.command(cls=_Command)
 def verify(
     points: Annotated[
         list[str] | None, typer.Argument(metavar="[POINT]...", help="Only these points.", show_default=False)
     ] = None,
+    agents: Annotated[
+        list[str] | None,
+        typer.Option("--agent", metavar="NAME", help="Only points of this agent. Repeatable.", show_default=False),
+    ] = None,
     read_data: Annotated[
-        bool, typer.Option("--read-data", help="Read and check every byte, not only that everything is there.")
-    ] = False,
+        str | None,
+        typer.Option(
+            "--read-data",
+            metavar="[SHARE]",
+            help="Read and check every byte; or a share of it, as 5% or 10GiB, what was not checked for the longest time first.",
+            show_default=False,
+        ),
+    ] = None,
     hashes: Annotated[
         bool,
         typer.Option("--hashes", help="Compare every pack with the hash that is its name; needs no identity."),
     ] = False,
-    target: TargetOption = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="NAME",
+            help="Read from this replica of the policy. With --hashes also a directory or URL: needs neither policy nor key.",
+            show_default=False,
+        ),
+    ] = None,
     policy: PolicyOption = None,
     identity: IdentityOption = None,
     passphrase_file: PassphraseFileOption = None,
@@ -54,48 +84,58 @@ def verify(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
-    """Check that recovery points can be restored. Nothing is changed.
+    """Check that recovery points can be restored. What was read is noted in the repository, and nothing else is changed.
 
     Without an identity, only that everything is there that was stored, with its length or, with --hashes, as it was.
     """
+    from trinity_snap.repository.checks import parse_share
     from trinity_snap.repository.verify import verify as verify_points
     from trinity_snap.trusted.hidden import hidden_objects
 
+    share = None if read_data is None else parse_share(read_data)
+    if read_data is not None and share is None:
+        raise UsageError(
+            f"{read_data!r:.40} is no share of the data.",
+            next_step="Give a percentage or a size: --read-data 5%, 10GiB.",
+        )
+    if hashes and (points or agents or read_data):
+        raise UsageError("--hashes goes with none of POINT, --agent and --read-data.")
+    if hashes and target is not None and ("/" in target or ":" in target):
+        return _without_keys(target, as_json=as_json, quiet=quiet)
     settings = load(policy)
-    if hashes and (points or read_data):
-        raise UsageError("--hashes goes with neither POINT nor --read-data.")
-    if hashes or (identity is None and settings.keys.identity is None and not points and not read_data):
+    if hashes or (identity is None and settings.keys.identity is None and not points and not agents and not read_data):
         return _without_identity(settings, target, hashes=hashes, as_json=as_json, quiet=quiet)
     repository = open_repository(settings, Unlock(identity, passphrase_file, trinity_key_file), target)
     chosen = [repository.resolve(selector) for selector in points] if points else repository.points()
+    if agents:
+        chosen = _of_agents(chosen, agents)
     with watched(quiet=quiet) as progress:
-        report = verify_points(repository, chosen, read_data=read_data, progress=progress)
+        report = verify_points(
+            repository, chosen, read_data=share or False, record=True, condemn=target is None, progress=progress
+        )
         hidden = hidden_objects(repository.target)
-    answer = {
-        "good": report.good,
-        "read_data": read_data,
-        "points": [
-            {
-                "id": verdict.id,
-                "agent": verdict.agent,
-                "good": verdict.good,
-                "problems": verdict.problems,
-                "files_affected": verdict.files_affected,
-                "files": [{"volume": volume, "path": os.fsdecode(path)} for volume, path in verdict.files],
-            }
-            for verdict in report.points
-        ],
-        "unreadable": [{"id": point_id, "reason": reason} for point_id, reason in report.unreadable],
-        "damaged_objects": [{"name": name, "reason": reason} for name, reason in report.damaged_objects.items()],
-        "overwritten": list(hidden.overwritten),
-        "deleted_points": [name.removeprefix("points/") for name in hidden.deleted_points],
-        "packs_checked": report.packs_checked,
-        "bytes_read": report.bytes_read,
-        "opened": True,
-        "notes": [],
-    }
-    emit(answer, lambda: (*_lines(report, read_data), *_hidden(hidden)), as_json)
+    emit(answer_of(report, share is not None, hidden), lambda: (*lines_of(report, share), *_hidden(hidden)), as_json)
     return 0 if report.good else IntegrityError.exit_code
+
+
+def _of_agents(points: list[RecoveryPoint], agents: list[str]) -> list[RecoveryPoint]:
+    missing = sorted(set(agents) - {point.agent for point in points})
+    if missing:
+        raise AgentMissing(
+            f"The repository has no recovery point of an agent {missing[0]!r}.",
+            next_step="`trinity-snap list` shows what there is.",
+        )
+    return [point for point in points if point.agent in agents]
+
+
+def _without_keys(where: str, *, as_json: bool, quiet: bool) -> int:
+    from trinity_snap.repository.scrub import scrub
+    from trinity_snap.targets import open_target
+
+    target = open_target(where)
+    with watched(quiet=quiet) as progress:
+        report = scrub(target, progress)
+    return _stored(report, as_json)
 
 
 def _without_identity(policy: Policy, replica: str | None, *, hashes: bool, as_json: bool, quiet: bool) -> int:
@@ -106,17 +146,23 @@ def _without_identity(policy: Policy, replica: str | None, *, hashes: bool, as_j
     needed = needed_packs(policy.state.directory / "cache" / repository.id.hex() / "trees")
     with watched(quiet=quiet) as progress:
         report = verify_stored(repository, needed, hashes=hashes, progress=progress)
+    return _stored(report, as_json)
+
+
+def _stored(report: StoredReport, as_json: bool) -> int:
     answer = {
         "good": report.good,
         "read_data": False,
         "points": [],
         "unreadable": [],
         "damaged_objects": [
-            {"name": name, "reason": reason} for name, reason in sorted(report.damaged_objects.items())
+            {"name": name, "reason": reason, "healed": False, "points": [], "points_affected": 0, "agents": []}
+            for name, reason in sorted(report.damaged_objects.items())
         ],
         "overwritten": [],
         "deleted_points": [],
         "packs_checked": report.packs_checked,
+        "packs_read": 0,
         "bytes_read": report.bytes_read,
         "opened": False,
         "notes": report.notes,
@@ -134,30 +180,6 @@ def _stored_lines(report: StoredReport) -> Iterator[str]:
         looked += f", {size(report.bytes_read)} by hash"
     there = f"{plural(report.points, 'recovery point')} and {plural(report.packs, 'pack')}"
     yield f"{there} are there: {looked}. No point was opened."
-
-
-def _lines(report: VerifyReport, read_data: bool) -> Iterator[str]:
-    for verdict in report.points:
-        if verdict.good:
-            continue
-        yield f"{verdict.id[:8]} of {verdict.agent} is DAMAGED:"
-        yield from (f"  {problem}" for problem in verdict.problems)
-        for volume, path in verdict.files[:_FILES_SHOWN]:
-            yield f"  lost: {volume}:{os.fsdecode(path)}"
-        if verdict.files_affected > _FILES_SHOWN:
-            yield f"  and {verdict.files_affected - _FILES_SHOWN} more"
-    for point_id, reason in report.unreadable:
-        yield f"{point_id[:8]} cannot be read: {reason}"
-    for name, reason in report.damaged_objects.items():
-        yield f"{name}: {reason}"
-    good = sum(verdict.good for verdict in report.points)
-    how = (
-        f"every byte of {plural(report.packs_checked, 'pack')} read ({size(report.bytes_read)})"
-        if read_data
-        else (f"{plural(report.packs_checked, 'pack')} there; --read-data reads them, too")
-    )
-    total = len(report.points) + len(report.unreadable)
-    yield f"{good} of {plural(total, 'recovery point')} can be restored: {how}."
 
 
 def _hidden(hidden: Hidden) -> Iterator[str]:

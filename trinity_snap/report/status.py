@@ -43,7 +43,7 @@ class Status:
 
     `unnamed_points` counts points in the repository that the record of runs does not know, if that is the source.
     `running` is who holds the host at the moment, see `trinity_snap.quiesce.running`. `local_snapshots` counts those that
-    `trinity-snap rollback` can use.
+    `trinity-snap rollback` can use. `data_checked` is what receipts say of packs: see `trinity_snap.report.checked`.
     """
 
     source: str
@@ -53,6 +53,7 @@ class Status:
     local_snapshots: int = 0
     unnamed_points: int = 0
     replicas: list[ReplicaStatus] = field(default_factory=list)
+    data_checked: dict[str, object] | None = None
 
     @property
     def stale(self) -> list[str]:
@@ -70,6 +71,7 @@ class Status:
             "local_snapshots": self.local_snapshots,
             "unnamed_points": self.unnamed_points,
             "replicas": [asdict(replica) for replica in self.replicas],
+            "data_checked": self.data_checked,
         }
 
 

@@ -18,7 +18,8 @@ from trinity_snap.repository.index_upkeep import tidy_index
 from trinity_snap.repository.lease import LEASE, Lease
 from trinity_snap.repository.packs import pack_name
 from trinity_snap.repository.prune_plan import FenceDecision, candidates_for_fence, decide_fence, packs_to_fence
-from trinity_snap.repository.receipts import put_forgotten, put_points
+from trinity_snap.repository.receipts import PACKS_PER_RECEIPT, put_checks, put_forgotten, put_points
+from trinity_snap.repository.stand_ins import lost_packs, stand_ins
 from trinity_snap.repository.survey import PointFacts, Survey, survey
 
 if TYPE_CHECKING:
@@ -79,9 +80,13 @@ def prune(
     found = survey(repository, lease=lease, guess_now=time.time_ns if dry_run else None, progress=progress)
     require_sound(found, accept_missing=accept_missing)
     found.marks.spare(spared)
+    lost = lost_packs(found)
+    if lost:
+        # Not firm: a prune that knows nothing of the damage may be about to delete one that is fenced.
+        found.marks.needed |= stand_ins(repository, lost, found.existing - found.marks.needed)
     report = PruneReport(dry_run, found.now_ns, len(found.points), packs=len(found.existing))
     report.not_counting = [point for point in found.points if not point.judgement.counts]
-    work = _Work(repository, found, report, progress, lease)
+    work = _Work(repository, found, report, progress, lease, lost & found.existing)
     if not dry_run:
         if found.missing:
             put_forgotten(repository.target, repository.host, found.missing)
@@ -89,7 +94,7 @@ def prune(
     work.decide()
     work.fence()
     if not dry_run:
-        report.deleted_index_objects = tidy_index(repository, progress)
+        report.deleted_index_objects = tidy_index(repository, progress, lost)
     return report
 
 
@@ -132,11 +137,25 @@ def tidy_receipts(repository: Repository, found: Survey, lease: Lease) -> None:
     for name, points in receipts.forgotten_receipts.items():
         if points.isdisjoint(receipts.points) and found.now_ns - _time(repository, name, found.now_ns) > lease.wait_ns:
             target.delete(name)
+    for name in receipts.damaged:  # it says nothing to anybody any more
+        if found.now_ns - _time(repository, name, found.now_ns) > lease.wait_ns:
+            target.delete(name)
     for name in receipts.clocks:  # those of others that are alive are about to be looked at
         if found.now_ns - _time(repository, name, found.now_ns) > lease.wait_ns:
             target.delete(name)
+    _tidy_checks(repository, found)
     if found.clock:
         target.delete(found.clock)
+
+
+def _tidy_checks(repository: Repository, found: Survey) -> None:
+    """Put what verify noted of packs that exist into as few receipts as it takes. Doing it twice at once loses nothing."""
+    receipts = found.receipts
+    checked = {digest: when for digest, when in receipts.checked.items() if digest in found.existing}
+    damage = {digest: said for digest, said in receipts.damage.items() if digest in found.existing}
+    if len(receipts.check_receipts) > max(1, -(-len(checked) // PACKS_PER_RECEIPT)):
+        put_checks(repository.target, repository.host, checked, damage)
+        _delete_all(repository.target.delete, receipts.check_receipts)
 
 
 def _delete_all(delete: Callable[[str], None], names: Iterable[str]) -> None:
@@ -155,7 +174,13 @@ class _Work:
     """One call of prune, after its look."""
 
     def __init__(
-        self, repository: Repository, found: Survey, report: PruneReport, progress: Progress, lease: Lease
+        self,
+        repository: Repository,
+        found: Survey,
+        report: PruneReport,
+        progress: Progress,
+        lease: Lease,
+        damaged: Set[bytes],
     ) -> None:
         self.repository = repository
         self.target = repository.target
@@ -163,6 +188,7 @@ class _Work:
         self.report = report
         self.progress = progress
         self.lease = lease
+        self.damaged = damaged
 
     def decide(self) -> None:
         """Act on the fences that there are."""
@@ -170,7 +196,9 @@ class _Work:
         for fence in found.fences:
             decision = decide_fence(fence, found.now_ns, found.marks, found.existing, self.lease)
             if decision.delete is None:
-                packs = sorted(fence.packs & found.existing)
+                packs = sorted(fence.packs & found.existing - self.damaged)
+                if not packs and fence.packs & self.damaged:
+                    continue  # it waits for nothing: no run shall rely on these for as long as points need them
                 size = sum(self._size(pack) for pack in packs)
                 self.report.waiting.append(Waiting(fence.name, len(packs), size, decision.due_ns))
             else:
@@ -183,7 +211,9 @@ class _Work:
         report, fence = self.report, decision.fence
         if not report.dry_run and not self._is_there(fence):
             return  # another prune has come to the same end
-        report.released_packs += len(decision.release)
+        # What points need and is damaged is not free for new runs, and not deleted: it stays behind a fence.
+        still = decision.release & self.damaged - self._fenced_besides(fence)
+        report.released_packs += len(decision.release - self.damaged)
         report.kept_fenced_packs += len(decision.keep)
         self.progress.stage("deleting packs (packs)", len(packs))
         for digest in sorted(packs):
@@ -195,9 +225,18 @@ class _Work:
             self.progress.advance(1)
         if report.dry_run or decision.keep == fence.packs:
             return
-        if decision.keep:
-            put_fence(self.target, self.repository.host, decision.keep)
+        if decision.keep | still:
+            put_fence(self.target, self.repository.host, decision.keep | still)
         self.target.delete(fence.name)  # only now: until then every run sees that the packs are condemned
+
+    def _fenced_besides(self, fence: Fence) -> frozenset[bytes]:
+        """What younger fences name, which this prune leaves as they are."""
+        others = [
+            other.packs
+            for other in self.found.fences
+            if other is not fence and self.found.now_ns <= other.time_ns + self.lease.wait_ns
+        ]
+        return frozenset[bytes]().union(*others)
 
     def _is_there(self, fence: Fence) -> bool:
         """Whether the fence still says what it said: what is deleted is what runs see as condemned."""

@@ -39,6 +39,7 @@ from trinity_snap.repository.packs import (
 )
 from trinity_snap.repository.points import PackReference, RecoveryPoint, Volume
 from trinity_snap.repository.sealed import HEADER_BYTES, PACK_MAGIC, Header, parse_header
+from trinity_snap.repository.spares import SparePack, Spares
 from trinity_snap.repository.tables import tables_from_index
 from trinity_snap.targets.protocol import Target
 
@@ -177,7 +178,7 @@ class PointReader:
 
     At a remote target the tables of packs come from the index where that is quicker; that of a pack whose own is lost
     does at every target. Unless `tables_from_packs`: then every pack is looked into before anything is read, and only
-    what it says itself counts.
+    what it says itself counts. What its packs have lost comes from other packs, if `spares` knows any.
     """
 
     def __init__(
@@ -187,8 +188,10 @@ class PointReader:
         point: RecoveryPoint,
         *,
         tables_from_packs: bool = False,
+        spares: Spares | None = None,
     ) -> None:
         self.point = point
+        self._spares = spares
         self._tables_from_packs = tables_from_packs
         self._target = target
         self._keys = keys
@@ -212,19 +215,37 @@ class PointReader:
                 packs = self._find_tables()
                 places = self._places
                 for number, pack in enumerate(packs):
-                    offset = HEADER_BYTES
-                    offsets = []
-                    for index, segment in enumerate(pack.table):
-                        offsets.append(offset)
-                        offset += segment.sealed_length
-                        place = number << 32 | index
-                        ids = segment.ids
-                        for start in range(0, len(ids), CHUNK_ID_BYTES):
-                            places[ids[start : start + CHUNK_ID_BYTES]] = place
-                    self._offsets.append(offsets)
-                    self._lengths[pack.name] = pack.length
+                    self._place(number, pack, places)
                 self._packs = packs
+                if self._damaged and self._spares is not None:
+                    own = {bytes.fromhex(reference.name) for reference in self.point.pack_references()}
+                    lost = [bytes.fromhex(name[-64:]) for name in self._damaged]
+                    self._take_spares(self._spares.packs_for(lost, own))
             return self._packs
+
+    def _place(self, number: int, pack: _PlacedPack, places: dict[bytes, int]) -> None:
+        offset = HEADER_BYTES
+        offsets = []
+        for index, segment in enumerate(pack.table):
+            offsets.append(offset)
+            offset += segment.sealed_length
+            place = number << 32 | index
+            ids = segment.ids
+            for start in range(0, len(ids), CHUNK_ID_BYTES):
+                places[ids[start : start + CHUNK_ID_BYTES]] = place
+        self._offsets.append(offsets)
+        self._lengths[pack.name] = pack.length
+
+    def _take_spares(self, spares: Iterable[SparePack]) -> None:
+        """Take packs of other points in, for what the point's own packs do not hold. The lock is held."""
+        assert self._packs is not None
+        for spare in spares:
+            if spare.name not in self._lengths:
+                found: dict[bytes, int] = {}
+                self._place(len(self._packs), (pack := _PlacedPack(spare.name, spare.length, spare.table)), found)
+                self._packs.append(pack)
+                self._openers[spare.name] = spare.opener
+                self._places |= {one: place for one, place in found.items() if one not in self._places}
 
     def _find_tables(self) -> list[_PlacedPack]:
         references = self.point.pack_references()
@@ -302,6 +323,7 @@ class PointReader:
         Raise IntegrityError if no pack of the point holds one of them.
         """
         packs = self._load()
+        ids = self._with_spares(ids)
         wanted: dict[int, set[bytes]] = {}
         for chunk_id in ids:
             place = self._places.get(chunk_id)
@@ -324,6 +346,16 @@ class PointReader:
                 SegmentRead(pack.name, self._offsets[place >> 32][index], segment.sealed_length, index, start, chunks)
             )
         return reads
+
+    def _with_spares(self, ids: Iterable[bytes]) -> Iterable[bytes]:
+        """Give back the ids; what none of the packs holds, because some are damaged, is looked for in other packs."""
+        if self._spares is None or not self._damaged:
+            return ids
+        ids = list(ids)
+        if missing := {chunk_id for chunk_id in ids if chunk_id not in self._places}:
+            with self._lock:
+                self._take_spares(self._spares.packs_with(missing))
+        return ids
 
     def _not_held(self, chunk_id: bytes) -> IntegrityError:
         if self._damaged:
@@ -352,8 +384,24 @@ class PointReader:
     def read_span(self, reads: Sequence[SegmentRead]) -> list[bytes | memoryview | IntegrityError]:
         """The data of segments of one pack, in the order of their places, fetched in one piece with what lies between.
 
-        A damaged segment gives its error. Raise what the storage raises.
+        A damaged segment gives its error, if other packs do not have what it held. Raise what the storage raises.
         """
+        try:
+            found = self._read_span(reads)
+        except IntegrityError as error:
+            found = [error] * len(reads)
+        if self._spares is not None:
+            for number, data in enumerate(found):
+                if isinstance(data, IntegrityError):
+                    found[number] = self._from_spares(reads[number]) or data
+        return found
+
+    def _from_spares(self, read: SegmentRead) -> bytes | None:
+        assert self._spares is not None
+        table = next(pack.table for pack in self._load() if pack.name == read.pack)
+        return self._spares.fill(table, read.number, (read.pack,))
+
+    def _read_span(self, reads: Sequence[SegmentRead]) -> list[bytes | memoryview | IntegrityError]:
         first, last = reads[0], reads[-1]
         pack, begin, end = first.pack, first.offset, last.offset + last.length
         opener = self._openers.get(pack)

@@ -1,6 +1,6 @@
-"""Receipts: what the trusted side found out once and does not ask again (docs/format.md section 14).
+"""Receipts: what was found out once and need not be asked again (docs/format.md section 14).
 
-A receipt can only make more be kept: nothing is ever deleted because of what one says.
+A receipt can only make more be kept, stored, or checked later: nothing is ever deleted because of what one says.
 """
 
 from __future__ import annotations
@@ -16,15 +16,32 @@ from trinity_snap.repository.documents import hex_field, sign_document, verify_d
 from trinity_snap.repository.keys import REPOSITORY_ID_BYTES, HostSecret
 from trinity_snap.targets.protocol import Target
 
-__all__ = ["Receipts", "put_clock", "put_forgotten", "put_hold", "put_points", "read_receipts"]
+__all__ = [
+    "PACKS_PER_RECEIPT",
+    "Receipts",
+    "put_checks",
+    "put_clock",
+    "put_forgotten",
+    "put_hold",
+    "put_points",
+    "read_receipts",
+]
+
+PACKS_PER_RECEIPT = 50_000
 
 _ID = re.compile(r"[0-9a-f]{32}")
+_PACK = re.compile(r"[0-9a-f]{64}")
+_REASON_LENGTH = 300
 _ATTEMPTS = 5
 
 
 @dataclass
 class Receipts:
-    """What all receipts say. `points`: the times of points that count, by id; `holds`: the receipts that hold a point."""
+    """What all receipts say. `points`: the times of points that count, by id; `holds`: the receipts that hold a point.
+
+    `checked`: when packs (SHA-256) were last found whole; `damage`: when they were last found damaged, and how. Both are Unix
+    time in ns by the clock of who checked.
+    """
 
     points: dict[str, int] = field(default_factory=dict)
     forgotten: set[str] = field(default_factory=set)
@@ -33,6 +50,18 @@ class Receipts:
     forgotten_receipts: dict[str, set[str]] = field(default_factory=dict)
     clocks: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    checked: dict[bytes, int] = field(default_factory=dict)
+    damage: dict[bytes, tuple[int, str]] = field(default_factory=dict)
+    check_receipts: list[str] = field(default_factory=list)
+
+    @property
+    def damaged_packs(self) -> dict[bytes, str]:
+        """The packs (SHA-256) that were damaged when they were looked at last, and how."""
+        return {
+            digest: reason
+            for digest, (time_ns, reason) in self.damage.items()
+            if time_ns >= self.checked.get(digest, 0)
+        }
 
     def missing(self, present: Iterable[str]) -> set[str]:
         """The points that counted once, were not forgotten, and are not there."""
@@ -59,6 +88,29 @@ def put_forgotten(target: Target, host: HostSecret, points: Iterable[str]) -> st
 def put_hold(target: Target, host: HostSecret, point: str) -> str:
     """Note that a point is not to be forgotten. Return the receipt's name."""
     return _put(target, host, {"subject": "hold", "point": point})
+
+
+def put_checks(
+    target: Target, host: HostSecret, checked: Mapping[bytes, int], damage: Mapping[bytes, tuple[int, str]]
+) -> list[str]:
+    """Note when packs (SHA-256) were found whole or damaged, Unix time in ns, in receipts of bounded size. Return their names."""
+    ordered = sorted(checked, key=lambda digest: (checked[digest], digest))
+    names = []
+    for start in range(0, max(len(ordered), 1), PACKS_PER_RECEIPT):
+        groups: dict[int, list[str]] = {}
+        for digest in ordered[start : start + PACKS_PER_RECEIPT]:
+            groups.setdefault(checked[digest], []).append(digest.hex())
+        found = (
+            [] if start else [[one.hex(), when, why[:_REASON_LENGTH]] for one, (when, why) in sorted(damage.items())]
+        )
+        if groups or found:
+            payload = {
+                "subject": "checked",
+                "checks": [[when, packs] for when, packs in groups.items()],
+                "damaged": found,
+            }
+            names.append(_put(target, host, payload))
+    return names
 
 
 def put_clock(target: Target, host: HostSecret) -> tuple[str, int]:
@@ -107,9 +159,31 @@ def _take(receipts: Receipts, name: str, payload: Mapping[str, object], host: Ho
         receipts.holds.setdefault(_id(payload.get("point")), []).append(name)
     elif subject == "clock":
         receipts.clocks.append(name)
+    elif subject == "checked":
+        _take_checks(receipts, payload)
+        receipts.check_receipts.append(name)
+
+
+def _take_checks(receipts: Receipts, payload: Mapping[str, object]) -> None:
+    checks, damaged = payload.get("checks", []), payload.get("damaged", [])
+    if not isinstance(checks, list) or not isinstance(damaged, list):
+        raise TypeError
+    for time_ns, packs in checks:
+        for pack in packs:
+            digest = _pack(pack)
+            receipts.checked[digest] = max(int(time_ns), receipts.checked.get(digest, 0))
+    for pack, time_ns, reason in damaged:
+        digest = _pack(pack)
+        receipts.damage[digest] = max((int(time_ns), str(reason)), receipts.damage.get(digest, (0, "")))
 
 
 def _id(value: object) -> str:
     if not isinstance(value, str) or _ID.fullmatch(value) is None:
         raise ValueError(value)
     return value
+
+
+def _pack(value: object) -> bytes:
+    if not isinstance(value, str) or _PACK.fullmatch(value) is None:
+        raise ValueError(value)
+    return bytes.fromhex(value)

@@ -30,7 +30,7 @@ from trinity_snap.repository.documents import (
 )
 from trinity_snap.repository.keys import REPOSITORY_ID_BYTES, HostSecret, Identity, Recipient, repository_id_of
 from trinity_snap.repository.points import RecoveryPoint, open_point
-from trinity_snap.repository.reader import PointReader, SessionKeys
+from trinity_snap.repository.reader import PointReader, SessionKeys, open_pack
 from trinity_snap.repository.recipients import (
     RecipientList,
     current_recipients,
@@ -41,6 +41,7 @@ from trinity_snap.repository.recipients import (
 )
 from trinity_snap.repository.sealed import POINT_MAGIC, parse_header
 from trinity_snap.repository.session import Session
+from trinity_snap.repository.spares import SparePack, Spares
 from trinity_snap.targets.protocol import Target
 
 if TYPE_CHECKING:
@@ -280,7 +281,18 @@ class Repository:
 
     def reader(self, point: RecoveryPoint, *, tables_from_packs: bool = False) -> PointReader:
         """What reads the entries and data of a point, and with `tables_from_packs` first looks into each of its packs."""
-        return PointReader(self.target, self.point_keys(), point, tables_from_packs=tables_from_packs)
+        return PointReader(
+            self.target, self.point_keys(), point, tables_from_packs=tables_from_packs, spares=self.spares()
+        )
+
+    def spares(self) -> Spares:
+        """What finds chunks of lost packs in others."""
+
+        def open_spare(digest: str, length: int) -> SparePack:
+            opened = open_pack(self.target, self.point_keys(), digest, length)
+            return SparePack(opened.name, opened.length, opened.table, opened.opener)
+
+        return Spares(self.target, self.host, open_spare)
 
     def point_keys(self) -> SessionKeys:
         """What opens the packs of every point."""

@@ -38,7 +38,7 @@ from trinity_snap.repository.sealed import (
 from trinity_snap.repository.segments import SEGMENT_MAXIMUM_BYTES, as_stored, encode_segment
 from trinity_snap.targets.protocol import Target, put_new
 
-__all__ = ["ChunkGone", "Session", "Tally", "read_index", "write_index"]
+__all__ = ["ChunkGone", "IndexedPack", "Session", "Tally", "read_index", "write_index"]
 
 _GROUP_BYTES = 1024 * 1024
 _OWN_SEGMENT_BYTES = 256 * 1024
@@ -55,6 +55,8 @@ class _IndexedPack(msgspec.Struct, array_like=True, frozen=True):
     length: int
     table: Table
 
+
+IndexedPack = _IndexedPack
 
 _index_decoder = msgspec.msgpack.Decoder(list[_IndexedPack])
 

@@ -19,6 +19,7 @@ from trinity_snap.restore.directories import OPEN_DIRECTORY, remove_tree
 from trinity_snap.restore.names import STAGED
 from trinity_snap.restore.plan import RestorePlan, VolumePlan, human
 from trinity_snap.restore.result import RestoreResult, make_result
+from trinity_snap.restore.salvage import SalvageReader
 from trinity_snap.restore.selection import select_paths, select_units
 from trinity_snap.restore.signals import Interrupted, Interruption
 from trinity_snap.restore.source import PointSource, Repository
@@ -38,7 +39,7 @@ def execute(
     docker: DockerClient | None = None,
     progress: Progress | None = None,
 ) -> RestoreResult:
-    """Carry out a plan. The caller holds the host.
+    """Carry out a plan. The caller holds the host. With a `Salvage` for a repository what cannot be read is left out and noted.
 
     Data that is live stays as it is until its replacement is complete, on disk and checked; whatever fails before leaves
     it so. Raise RestoreRefused if there is not enough room, IntegrityError naming the files whose data cannot be read,
@@ -107,8 +108,10 @@ def _write(part: Part, plan: VolumePlan, reader: PointSource, progress: Progress
     try:
         result = write_and_check(
             reader, holder, STAGED, plan.name, entries, progress,
-            devices=part.how != "paths", total=plan.bytes, damaged_is_fatal=True,
+            devices=part.how != "paths", total=plan.bytes, damaged_is_fatal=not isinstance(reader, SalvageReader),
         )  # fmt: skip
+        if isinstance(reader, SalvageReader):
+            reader.note(volume, result.damaged)
         os.fsync(holder)
         return result
     finally:
@@ -148,6 +151,8 @@ def _into_directory(plan: RestorePlan, reader: PointSource, progress: Progress) 
     try:
         for volume in plan.volumes:
             assert volume.live is not None
+            if isinstance(reader, SalvageReader) and not reader.is_readable(volume.volume):
+                continue
             name = os.fsencode(volume.live.name)
             begun.append(name)
             result = write_and_check(
@@ -155,7 +160,9 @@ def _into_directory(plan: RestorePlan, reader: PointSource, progress: Progress) 
                 devices=False, total=volume.bytes, damaged_is_fatal=False,
             )  # fmt: skip
             results.append(result)
-            if result.damaged:
+            if isinstance(reader, SalvageReader):
+                reader.note(volume.volume, result.damaged)
+            elif result.damaged:
                 damaged.append(damage(volume.name, result, untouched=f"Everything else of it is in {volume.live}."))
         os.fsync(holder)
     except BaseException:
