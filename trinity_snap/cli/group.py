@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "hold": "Keep recovery points whatever the policy says.",
     "prune": "Delete from the storage what no recovery point needs.",
     "verify": "Check that recovery points can be restored.",
+    "drill": "Restore recovery points into a scratch place, prove that they are good, and remove it again.",
     "status": "The last recovery point of every agent: age, size, duration, pause, consistency.",
     "replicate": "Bring the further places of the repository up to date, without keys.",
     "recover": "Undo whatever a dead run left behind.",

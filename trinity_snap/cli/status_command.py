@@ -24,6 +24,7 @@ from trinity_snap.errors import SnapshotError, TrinitySnapError
 
 if TYPE_CHECKING:
     from trinity_snap.policy.schema import Policy
+    from trinity_snap.report.drills import DrillStatus
     from trinity_snap.report.status import Status
     from trinity_snap.repository.repository import Repository
 
@@ -53,7 +54,9 @@ def status(
 ) -> int:
     """The last recovery point of every agent: age, size, duration, pause, consistency."""
     from trinity_snap.backup.result import last_runs
+    from trinity_snap.drill.result import remembered
     from trinity_snap.quiesce.running import running
+    from trinity_snap.report.drills import add_drills, known_drills
     from trinity_snap.report.status import assemble
     from trinity_snap.report.times import parse_duration
 
@@ -68,6 +71,7 @@ def status(
     if points is None and found.unnamed_points:
         found.warnings += _nothing_remembered(found)
     found.warnings += _recipients(repository)
+    add_drills(found, known_drills(repository, remembered(settings.state.directory)), settings.drill)
     found.running = running(settings.state.directory)
     _count_local(found, settings.state.directory)
     if settings.replicas:
@@ -147,11 +151,12 @@ def _lines(found: Status) -> Iterator[str]:
             seconds(agent.pause_seconds),
             agent.consistency or "-",
             str(agent.points),
+            _proved(agent.drill),
         )
         for agent in found.agents
     ]
     if rows:
-        header = ("AGENT", "LAST", "POINT", "SIZE", "TOOK", "PAUSE", "CONSISTENCY", "POINTS")
+        header = ("AGENT", "LAST", "POINT", "SIZE", "TOOK", "PAUSE", "CONSISTENCY", "POINTS", "PROVED")
         yield from table(header, rows, right=(3, 4, 5, 7))
     else:
         yield "No recovery points, and no runs on this host."
@@ -174,6 +179,10 @@ def _lines(found: Status) -> Iterator[str]:
         yield "(From this host's own record of its runs: no recovery point was opened.)"
         if found.unnamed_points:
             yield f"{plural(found.unnamed_points, 'recovery point')} besides, of earlier runs than that."
+
+
+def _proved(drill: DrillStatus | None) -> str:
+    return "never" if drill is None or drill.proved is None else age(datetime.fromisoformat(drill.proved))
 
 
 def _replica_lines(found: Status) -> Iterator[str]:

@@ -61,6 +61,7 @@ __all__ = [
     "DiscoverSection",
     "DrainOverride",
     "DrainSection",
+    "DrillSection",
     "HooksOverride",
     "HooksSection",
     "KeysSection",
@@ -554,6 +555,59 @@ class RetentionOverride(Section):
     )
 
 
+class DrillSection(Section):
+    """`trinity-snap drill`: restoring recovery points into a scratch place, to prove that they are good."""
+
+    agents: Globs = Field(
+        default=("*",), description="Which agents are drilled when none is named: patterns of their names."
+    )
+    directory: AbsolutePath | None = Field(
+        default=None,
+        description=(
+            "Where recovery points are restored to, one agent at a time, and removed again. It needs room for the largest. "
+            "null: `drills` in the state directory."
+        ),
+    )
+    databases: Flag = Field(default=True, description="Ask SQLite of every database of its kind whether it is sound.")
+    ignore: Excludes = Field(
+        default=(),
+        description=(
+            "Databases that are not checked, as patterns of whole paths from the volume's root; `*` may stand for `/`, too."
+        ),
+    )
+    command: Text | None = Field(
+        default=None,
+        description=(
+            "A shell command that runs, as root, where an agent was restored to (a directory for each volume), and decides by "
+            "its exit code. It finds `TRINITY_SNAP_DRILL_DIRECTORY`, `…_AGENT`, `…_POINT` and `…_CREATED` in its environment."
+        ),
+    )
+    time_limit: Span = Field(
+        default="1h",
+        description="For how long the command may run for each agent, and for how long its databases are checked.",
+    )
+    schedule: Text | None = Field(
+        default=None,
+        description=(
+            "When all of them are drilled, as systemd's `OnCalendar` has it, such as `weekly` or `Sun 03:00`: the role "
+            "`install` makes a timer of it. null: no timer."
+        ),
+    )
+    max_age: Span | None = Field(
+        default=None, description="`status` warns of an agent whose last proof is older than this. null: it does not."
+    )
+
+    @property
+    def longest_age(self) -> timedelta | None:
+        """`max_age` as a length of time."""
+        return None if self.max_age is None else span_of(self.max_age)
+
+    @property
+    def time_limit_seconds(self) -> float:
+        """`time_limit` in seconds."""
+        return span_of(self.time_limit).total_seconds()
+
+
 class Override(Section):
     """Settings for one agent that differ from those for all."""
 
@@ -581,6 +635,9 @@ class Policy(Section):
     quiesce: QuiesceSection = Field(default=QuiesceSection(), description="How agents hold still.")
     snapshot: SnapshotSection = Field(default=SnapshotSection(), description="How the point-in-time view is made.")
     retention: RetentionSection = Field(default=RetentionSection(), description="What `trinity-snap forget` leaves.")
+    drill: DrillSection = Field(
+        default=DrillSection(), description="Proving by restoring: `trinity-snap drill`, by hand or on a schedule."
+    )
     exclude: Excludes = Field(
         default=(),
         description=(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trinity_snap.report.times import timestamp
 
 if TYPE_CHECKING:
+    from trinity_snap.report.drills import DrillStatus
     from trinity_snap.report.replicas import ReplicaStatus
     from trinity_snap.repository.points import RecoveryPoint
 
@@ -34,6 +35,7 @@ class AgentStatus:
     points: int = 0
     last_run: dict[str, object] | None = None
     stale: bool = False
+    drill: DrillStatus | None = None
     warnings: list[str] = field(default_factory=list)
 
 

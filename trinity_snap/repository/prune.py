@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from trinity_snap.errors import IntegrityError, ObjectMissing, RemovalRefused
 from trinity_snap.progress import NullProgress, Progress
+from trinity_snap.repository.drills import tidy_drills
 from trinity_snap.repository.fences import PACKS_PER_FENCE, Fence, put_fence, read_fence
 from trinity_snap.repository.index_upkeep import tidy_index
 from trinity_snap.repository.lease import LEASE, Lease
@@ -86,6 +87,7 @@ def prune(
         if found.missing:
             put_forgotten(repository.target, repository.host, found.missing)
         tidy_receipts(repository, found, lease)
+        tidy_drills(repository)
     work.decide()
     work.fence()
     if not dry_run:
