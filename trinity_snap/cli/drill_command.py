@@ -112,14 +112,14 @@ def _choose(repository: Repository, policy: Policy, agents: list[str], point: st
         return [repository.resolve(point, agent=agents[0] if agents else None)]
     if agents:
         return [repository.resolve(agent=agent) for agent in sorted(set(agents))]
-    names = sorted({one.agent for one in repository.points()})
-    chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in policy.drill.agents)]
+    wanted = policy.drill.agents
+    chosen = [one for one in repository.latest_of_each() if any(fnmatchcase(one.agent, each) for each in wanted)]
     if not chosen:
         raise UsageError(
             "There is no agent to drill.",
             next_step="`trinity-snap list` shows whose recovery points there are, `drill: agents:` in the policy says which.",
         )
-    return [repository.resolve(agent=agent) for agent in chosen]
+    return chosen
 
 
 def _plan(points: list[RecoveryPoint]) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -127,6 +128,7 @@ def restore(
 
     moment = None if at is None else parse_moment(at)
     source: Repository
+    newer: list[tuple[str, str]] = []
     granted = None if grant is None else read_grant(grant)
     if granted is not None:
         paths = check_wishes(granted, agent, point, paths or (), containers=containers)
@@ -136,6 +138,7 @@ def restore(
         repository = open_repository(settings, Unlock(identity, passphrase_file, trinity_key_file), target)
         source = repository
         found = repository.resolve(point, agent=agent, at=moment)
+        newer = repository.passed_over
     docker = _docker(needed=to is None and any(volume.kind == "volume" for volume in found.volumes))
     with saying_what_expired(granted, "Nothing was changed."):
         plan = plan_restore(
@@ -151,6 +154,7 @@ def restore(
             containers=containers,
             platform_paths=settings.platform.paths,
         )
+    plan = replace(plan, warnings=(*plan.warnings, *map(_passed_over, newer)))
     if dry_run:
         lines = plan.lines()
         emit({**plan.to_json(), "outcome": "planned", "lines": lines}, lines, as_json)
@@ -165,6 +169,11 @@ def restore(
         with saying_what_expired(granted, "What was there is as it was; what was restored so far is removed again."):
             result = execute(plan, source, docker, progress)
     emit({**result.to_json(), "lines": plan.lines()}, lambda: _lines(result), as_json)
+
+
+def _passed_over(newer: tuple[str, str]) -> str:
+    point_id, reason = newer
+    return f"Recovery point {point_id[:8]} is newer, and does not count: {reason}"
 
 
 def _docker(*, needed: bool) -> DockerClient | None:

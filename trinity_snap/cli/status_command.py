@@ -59,13 +59,15 @@ def status(
     from trinity_snap.report.drills import add_drills, known_drills
     from trinity_snap.report.status import assemble
     from trinity_snap.report.times import parse_duration
+    from trinity_snap.repository.counting import void_points
 
     limit = None if max_age is None else parse_duration(max_age)
     settings = load(policy)
     repository = _open(settings, Unlock(identity, passphrase_file, trinity_key_file))
     points = None if repository.identity is None else repository.points()
     ids = repository.point_ids() if points is None else ()
-    found = assemble(last_runs(settings.state.directory), points=points, point_ids=ids, max_age=limit)
+    void = void_points(repository, points or ())
+    found = assemble(last_runs(settings.state.directory), points=points, point_ids=ids, void=void, max_age=limit)
     for point_id, reason in repository.unreadable_points:
         found.warnings.append(f"Recovery point {point_id[:8]} cannot be read: {reason}")
     if points is None and found.unnamed_points:

@@ -206,6 +206,22 @@ class TargetSection(Section):
         return TargetSettings(**values, lock_mode=self.lock.mode, lock_days=self.lock.days)
 
 
+class RetentionOverride(Section):
+    """What stays of one agent."""
+
+    last: Kept | None = Field(default=None, description="Takes the place of `retention.last`. null: as for all.")
+    hourly: Kept | None = Field(default=None, description="Hours. null: as for all.")
+    daily: Kept | None = Field(default=None, description="Days. null: as for all.")
+    weekly: Kept | None = Field(default=None, description="Weeks. null: as for all.")
+    monthly: Kept | None = Field(default=None, description="Months. null: as for all.")
+    yearly: Kept | None = Field(default=None, description="Years. null: as for all.")
+    within: Span | None = Field(default=None, description="All that are younger than this. null: as for all.")
+    minimum: Count | None = Field(default=None, description="So many stay in any case. null: as for all.")
+    removed_agents: Span | None = Field(
+        default=None, description="For how long they stay after the agent was removed. null: as for all."
+    )
+
+
 class _Named(Section):
     name: ReplicaName = Field(
         description="What the replica is called in `--target NAME`, `replicate NAME` and `status`."
@@ -230,6 +246,10 @@ class ReplicaSection(TargetSection, _Named):
     )
     max_age: Span = Field(
         default="2d", description="`status` warns if it has not been up to date for longer than this."
+    )
+    retention: RetentionOverride = Field(
+        default=RetentionOverride(),
+        description="What `trinity-snap forget --target NAME` leaves there of points that are no longer at `target`.",
     )
 
     @property
@@ -539,22 +559,6 @@ class RetentionSection(Section):
     )
 
 
-class RetentionOverride(Section):
-    """What stays of one agent."""
-
-    last: Kept | None = Field(default=None, description="Takes the place of `retention.last`. null: as for all.")
-    hourly: Kept | None = Field(default=None, description="Hours. null: as for all.")
-    daily: Kept | None = Field(default=None, description="Days. null: as for all.")
-    weekly: Kept | None = Field(default=None, description="Weeks. null: as for all.")
-    monthly: Kept | None = Field(default=None, description="Months. null: as for all.")
-    yearly: Kept | None = Field(default=None, description="Years. null: as for all.")
-    within: Span | None = Field(default=None, description="All that are younger than this. null: as for all.")
-    minimum: Count | None = Field(default=None, description="So many stay in any case. null: as for all.")
-    removed_agents: Span | None = Field(
-        default=None, description="For how long they stay after the agent was removed. null: as for all."
-    )
-
-
 class DrillSection(Section):
     """`trinity-snap drill`: restoring recovery points into a scratch place, to prove that they are good."""
 
@@ -723,9 +727,10 @@ class Policy(Section):
             ),
         )
 
-    def retention_for(self, agent: str) -> RetentionRules:
-        """What stays of the points of the agent of that name."""
+    def retention_for(self, agent: str, replica: ReplicaSection | None = None) -> RetentionRules:
+        """What stays of the points of the agent of that name; at a replica, whose own settings go before all others."""
         own = {key: value for key, value in (self.overrides.get(agent) or Override()).retention if value is not None}
+        own |= {} if replica is None else {key: value for key, value in replica.retention if value is not None}
         rules = {**dict(self.retention), **own}
         spans = {key: None if rules[key] is None else span_of(rules[key]) for key in ("within", "removed_agents")}
         return RetentionRules(**{**rules, **spans})

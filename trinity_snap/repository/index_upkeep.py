@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from trinity_snap.errors import ForeignRepository, IntegrityError, ObjectMissing
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["tidy_index"]
 
 
-def tidy_index(repository: Repository, progress: Progress) -> int:
+def tidy_index(repository: Repository, progress: Progress, *, spared: Set[str] = frozenset()) -> int:
     """Remove index objects of which fewer than half of the packs exist, after what they say of these is stored anew.
 
-    Return how many were removed. One object is read at a time. Damaged ones are left for `verify` to name.
+    Return how many were removed; `spared` names stay. One object is read at a time. Damaged ones are left for `verify` to name.
     """
     target = repository.target
     names = sorted(
@@ -28,6 +29,8 @@ def tidy_index(repository: Repository, progress: Progress) -> int:
     progress.stage("looking at the index (objects)", len(names))
     for name in names:
         progress.advance(1)
+        if name in spared:
+            continue
         try:
             packs = read_index(target.get(name), repository.host, name)
         except (IntegrityError, ForeignRepository, ObjectMissing):

@@ -47,13 +47,17 @@ def test_the_units_can_be_removed_and_check_mode_says_what_will_happen(agents: A
     assert agents.host.run(there).output == before
 
 
-_SCHEDULE = """printf '\\ndrill: {schedule: weekly, agents: [one]}\\n' >>/etc/trinity-snap/policy.yml"""
-_NO_SCHEDULE = "sed -i '/^drill: /d' /etc/trinity-snap/policy.yml"
+_CHANGE = """python3 - <<'END'
+import json, pathlib
+path = pathlib.Path("/etc/trinity-snap/policy.yml")
+path.write_text(json.dumps({**json.loads(path.read_text()), "drill": %s}))
+END
+"""
 
 
 def test_drills_have_a_timer_when_the_policy_says_so(agents: AgentHost) -> None:
     assert agents.back_up() in DONE, agents.journal()
-    agents.host.run(_SCHEDULE)
+    agents.host.run(_CHANGE % '{"schedule": "weekly", "agents": ["one"]}')
     try:
         for changed in (2, 0):
             played = agents.play("install")
@@ -66,7 +70,7 @@ def test_drills_have_a_timer_when_the_policy_says_so(agents: AgentHost) -> None:
         played = agents.play("drill")
         assert played.code == 0 and "one: " in played.output, played.output
     finally:
-        agents.host.run(_NO_SCHEDULE)
+        agents.host.run(_CHANGE % "{}")
     for changed in (2, 0):
         played = agents.play("install")
         assert (played.code, played.changed) == (0, changed), played.output
