@@ -97,6 +97,7 @@ def prune(
         tidy_drills(repository)
     work.decide()
     work.fence()
+    found.let_go_of_packs()
     if not dry_run:
         report.deleted_index_objects = tidy_index(repository, progress, spared=spared_objects)
         report.deleted_copy_notes = tidy_copies(repository, found, lease)

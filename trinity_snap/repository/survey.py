@@ -77,6 +77,10 @@ class Survey:
             self._notes = copy_times(repository.target, repository.id)
         return self._notes.get(point_id, 0)
 
+    def let_go_of_packs(self) -> None:
+        """Forget which packs there are and which are needed: there may be very many, and all is decided."""
+        self.existing, self.marks = set(), Marks()
+
     @property
     def counted(self) -> dict[str, int]:
         """The storage's times of the points that count."""

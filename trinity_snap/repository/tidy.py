@@ -37,16 +37,19 @@ class PackSessions:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._known: dict[bytes, bytes] = {}
+        self._sessions: dict[bytes, bytes] = {}
         step = _DIGEST_BYTES + SESSION_ID_BYTES
         if path is not None:
             with suppress(OSError):
                 data = path.read_bytes()
                 whole = len(data) - len(data) % step
-                self._known = {data[at : at + 32]: data[at + 32 : at + step] for at in range(0, whole, step)}
+                for at in range(0, whole, step):
+                    self._note(data[at : at + 32], data[at + 32 : at + step])
 
     def of(self, repository: Repository, packs: Set[bytes], progress: Progress) -> set[bytes] | None:
         """The sessions of these packs; None if one of them does not say, or is of nobody known."""
-        self._known = {pack: session for pack, session in self._known.items() if pack in packs}
+        for pack in self._known.keys() - packs:
+            del self._known[pack]
         unknown = packs - self._known.keys()
         progress.stage("looking whose packs are whose (packs)", len(unknown))
         for pack in unknown:
@@ -59,9 +62,12 @@ class PackSessions:
                 continue
             except (ForeignRepository, IntegrityError):
                 return None
-            self._known[pack] = header.session_id
+            self._note(pack, header.session_id)
             progress.advance(1)
         return set(self._known.values())
+
+    def _note(self, pack: bytes, session: bytes) -> None:
+        self._known[pack] = self._sessions.setdefault(session, session)  # one object for all packs of a session
 
     def save(self) -> None:
         """Remember for the next time. What cannot be remembered is looked at again."""
