@@ -17,6 +17,7 @@ from tests.engine.test_backup_engine import contents, on_disk
 from tests.engine.test_cli_replicas import local, write_policy
 from tests.engine.test_prune import Clocked, keep_last, make, pass_time
 from tests.engine.test_replication import copy
+from tests.faults.faulty import CrashingTarget
 from tests.unit.test_cli_json import assert_same_shape, documented
 from tests.unit.test_cli_repository import Host, make_host
 from tests.unit.test_cli_retention import grow_old
@@ -294,6 +295,40 @@ def test_a_session_stays_while_a_pack_of_it_does_whatever_its_host_says(clocked:
     (point,) = repository.points()
     assert contents(repository, point.id) == on_disk(root)
     assert verify(repository, [point], read_data=True).good
+
+
+def test_what_is_remembered_of_packs_saves_requests_and_is_not_believed_when_it_is_damaged(
+    clocked: Clocked, tmp_path: Path
+) -> None:
+    """A pack that was said to be of another session would cost the key of its own."""
+    memory, root = tmp_path / "memory", tmp_path / "tree"
+    root.mkdir()
+    for day in range(12):
+        (root / f"stays-{day}").write_bytes(random.Random(day).randbytes(20_000))
+        clocked.backup(root)
+        pass_time(clocked, 24)
+        forget(clocked.open(), keep_last(1))
+        prune(clocked.open(), memory=memory)
+    pass_time(clocked, 24 * 30)
+
+    def headers_read() -> int:
+        target = CrashingTarget(clocked.target())
+        prune(clocked.open(target), memory=memory)
+        needed = {pack.name for point in clocked.open().points() for pack in point.pack_references()}
+        return sum(what.startswith("get packs/") and what[-64:] in needed for what in target.operations)
+
+    assert headers_read() == 0
+    data = bytearray(memory.read_bytes())
+    for at in range(32, len(data) - 32, 48):
+        data[at] ^= 1  # every pack is of a session that nobody has
+    memory.write_bytes(data)
+    assert headers_read() > 8
+    assert headers_read() == 0
+    memory.write_bytes(data[:-40])
+    assert headers_read() > 8
+    repository = Repository.open(clocked.target(), host=clocked.host, identity=clocked.operator)
+    assert verify(repository, repository.points(), read_data=True).good
+    assert contents(repository, repository.resolve().id) == on_disk(root)
 
 
 def test_a_copy_note_stays_while_a_point_relies_on_it(clocked: Clocked, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,10 +42,14 @@ class PackSessions:
         step = _DIGEST_BYTES + SESSION_ID_BYTES
         if path is not None:
             with suppress(OSError):
-                data = path.read_bytes()
-                whole = len(data) - len(data) % step
-                for at in range(0, whole, step):
-                    self._note(data[at : at + 32], data[at + 32 : at + step])
+                data = memoryview(path.read_bytes())
+                # A wrong answer would cost a key: what is not exactly what was written is not believed.
+                if (
+                    len(data) % step == _DIGEST_BYTES
+                    and sha256(data[:-_DIGEST_BYTES]).digest() == data[-_DIGEST_BYTES:]
+                ):
+                    for at in range(0, len(data) - _DIGEST_BYTES, step):
+                        self._note(bytes(data[at : at + _DIGEST_BYTES]), bytes(data[at + _DIGEST_BYTES : at + step]))
 
     def of(self, repository: Repository, packs: Set[bytes], progress: Progress) -> set[bytes] | None:
         """The sessions of these packs; None if one of them does not say, or is of nobody known."""
@@ -75,7 +80,8 @@ class PackSessions:
             return
         with suppress(OSError):
             make_directory_durably(self._path.parent)
-            write_file_durably(self._path, b"".join(pack + session for pack, session in self._known.items()))
+            data = b"".join(part for known in self._known.items() for part in known)
+            write_file_durably(self._path, data + sha256(data).digest())
 
 
 def tidy_sessions(
@@ -103,16 +109,16 @@ def tidy_sessions(
         except (ForeignRepository, IntegrityError):
             return 0
         used.add(f"sessions/{header.session_id.hex()}")
-    old_ns = _WAITS * lease.wait_ns
-    candidates = [name for name in sorted(sessions - used) if _is_older(repository, name, found.now_ns, old_ns)]
-    if len(candidates) < _WORTH_LOOKING:
+    unused = sessions - used
+    if len(unused) < _WORTH_LOOKING:
         return 0
     existing = {bytes.fromhex(name[-64:]) for name in target.list_prefix("packs/")}
     of_packs = memory.of(repository, existing, progress)
     memory.save()
     if of_packs is None:
         return 0
-    doomed = [name for name in candidates if bytes.fromhex(name[-32:]) not in of_packs]
+    empty = sorted(unused - {f"sessions/{session.hex()}" for session in of_packs})
+    doomed = [name for name in empty if _is_older(repository, name, found.now_ns, _WAITS * lease.wait_ns)]
     for name in doomed:
         target.delete(name)
     return len(doomed)
