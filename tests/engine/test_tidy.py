@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.memory import DAY_NS, Kept
+from tests.engine.memory import DAY_NS, HOUR_NS, Kept
 from tests.engine.test_prune import make
 from trinity_snap.progress import NullProgress
 from trinity_snap.repository.lease import LEASE
@@ -70,18 +70,52 @@ def test_while_something_does_not_say_whose_it_is_no_session_goes(kept: Kept, na
     assert kept.names("sessions/") == before
 
 
-def test_what_goes_while_prune_looks_is_passed_over(kept: Kept) -> None:
+@pytest.mark.parametrize("comes", ["point", "packs"])
+def test_what_goes_while_prune_looks_is_passed_over_and_all_else_is_looked_at(kept: Kept, comes: str) -> None:
     """Another prune deletes packs, and a forget points, between the list and the look."""
-    storage = kept.storage
-    repository = kept.open()
+    storage, repository = kept.storage, kept.open()
+    (point,) = repository.points()
+    coming = {name: storage.get(name) for name in kept.names("points/" if comes == "point" else "packs/")}
+    for name in kept.names("points/") | kept.names("packs/"):
+        storage.delete(name)
     found = survey(repository)
-    gone = {f"points/{'00' * 16}", f"packs/00/{'00' * 32}"}  # first and last of the lists
-    gone |= {f"points/{'ff' * 16}", f"packs/ff/{'ff' * 32}"}
+    for name, data in coming.items():
+        storage.put_if_absent(name, data)
+    numbers = range(0, 256, 4)
+    gone = {f"points/{number:02x}{'00' * 15}" for number in numbers}
+    gone |= {f"packs/{number:02x}/{number:02x}{'00' * 31}" for number in numbers}
     listed = storage.list_prefix
 
     def list_prefix(prefix: str) -> object:
-        return iter([*listed(prefix), *(name for name in gone if name.startswith(prefix))])
+        return iter([*(name for name in gone if name.startswith(prefix)), *listed(prefix)])
 
     storage.list_prefix = list_prefix  # type: ignore[method-assign,assignment]  # of this one only
     assert tidy_sessions(repository, found, LEASE, PackSessions(None), NullProgress()) == 12
-    assert f"sessions/{found.points[0].session_id.hex()}" in kept.names("sessions/")
+    assert kept.names("sessions/") == {f"sessions/{point.session_id.hex()}"}
+
+
+def test_a_session_is_left_alone_for_seven_times_as_long_as_a_fence_stands(kept: Kept) -> None:
+    kept.storage.now_ns -= 30 * DAY_NS
+    kept.pass_time(7 * LEASE.wait_ns - HOUR_NS)
+    assert tidy(kept) == 0
+    kept.pass_time(2 * HOUR_NS)
+    assert tidy(kept) == 12
+
+
+def test_what_is_remembered_of_packs_that_are_gone_keeps_no_session(kept: Kept, tmp_path: Path) -> None:
+    (point,) = kept.open().points()
+    memory = tmp_path / "memory"
+
+    def tidy_with_memory() -> int:
+        repository = kept.open()
+        return tidy_sessions(repository, survey(repository), LEASE, PackSessions(memory), NullProgress())
+
+    assert tidy_with_memory() == 12
+    kept.storage.delete(f"points/{point.id}")
+    for name in kept.names("packs/"):
+        kept.storage.delete(name)
+    for _ in range(8):
+        kept.storage.put_if_absent(f"sessions/{os.urandom(16).hex()}", b"of nothing")
+    kept.pass_time(30 * DAY_NS)
+    assert tidy_with_memory() == 9
+    assert not kept.names("sessions/")
