@@ -6,7 +6,14 @@ import pytest
 
 from trinity_snap.repository.fences import Fence
 from trinity_snap.repository.lease import LEASE
-from trinity_snap.repository.prune_plan import Marks, decide_fence, judge, packs_to_fence
+from trinity_snap.repository.prune_plan import (
+    Judgement,
+    Marks,
+    candidates_for_fence,
+    decide_fence,
+    judge,
+    packs_to_fence,
+)
 
 A, B, C, D = (bytes([number]) * 32 for number in range(4))
 NOW = 10**18
@@ -51,3 +58,14 @@ def test_a_fence_is_decided_on_when_its_time_is_over_and_not_before(after: int, 
 def test_a_pack_that_a_run_may_still_name_is_not_condemned(after: int, old: bool) -> None:
     times = {A: NOW, B: NOW + 2}
     assert packs_to_fence({A, B}, times.__getitem__, NOW + LEASE.wait_ns + after, LEASE) == ({A} if old else set())
+
+
+def test_what_no_point_needs_and_no_fence_names_may_be_condemned() -> None:
+    marks = Marks()
+    marks.add([A], Judgement(counts=True, obedient=True, complete=True))
+    marks.add([B], Judgement(counts=False, obedient=False, complete=True))
+    assert (marks.firm, marks.needed) == ({A}, {A, B})
+    marks.spare({C})
+    assert (marks.firm, marks.needed) == ({A, C}, {A, B, C})
+    assert candidates_for_fence({A, B, C, D}, [], marks) == {D}
+    assert candidates_for_fence({A, B, C, D}, [Fence("f", frozenset({D}), NOW)], marks) == set()
