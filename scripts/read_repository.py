@@ -42,6 +42,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 LABEL = b"trinity-snap/1/"
+LEASE_SECONDS = 24 * 3600
 SEGMENT_LIMIT = 64 << 20
 SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 
@@ -332,7 +333,10 @@ class Repository:
         key = self.object_key(head, b"TSNAPPT\x01", b"point", name)
         body = unseal(key, bytes(12), data[72:], head + name.encode(), name, pad=True)
         self._check_mac(name, b"point" + head[8:40] + bytes.fromhex(point_id) + body[32:], body[:32])
-        point: dict[str, Any] = _typed(Msgpack.decode(body[32:]), dict, name) | {"id": point_id}
+        point: dict[str, Any] = _typed(Msgpack.decode(body[32:]), dict, name) | {
+            "id": point_id,
+            "session": head[24:40].hex(),
+        }
         if _typed(point.get("version"), int, name) != 1:
             raise Refused(f"{name} has version {point['version']}; only 1 is known here")
         for member, kind in {"created_ns": int, "packs": bytes, "volumes": list}.items():
@@ -348,10 +352,44 @@ class Repository:
                 points.append(self._point(name))
         return sorted(points, key=lambda point: (-point["created_ns"], point["id"]))
 
+    def _noted(self, point_id: str) -> Iterator[tuple[str, float]]:
+        """What receipts and copy notes say of a point: the kind, and the storage's time of it (sections 14 and 15)."""
+        for name in (*self._names("receipts"), *self._names("copies")):
+            with suppress(Refused, OSError, TypeError, ValueError):
+                if name.startswith("receipts"):
+                    signed = self._signed(name, "receipt")
+                    self._check_mac(*signed[:3])
+                    members = signed.members if signed.members.get("subject") == "points" else {}
+                else:
+                    with self.open(name) as file:
+                        members = parse_json(file.read(), name)
+                ours = members.get("repository") == self.id.hex()
+                if ours and any(point_id in (one, *one[:1]) for one in _typed(members.get("points"), list, name)):
+                    yield name.partition("/")[0], os.stat(self.root / name).st_mtime
+
+    def void(self, point: dict[str, Any]) -> str:
+        """Return why a point does not count, or nothing (section 14)."""
+        names = (point["packs"][at : at + 32].hex() for at in range(0, len(point["packs"]), 40))
+        missing = sum(not (self.root / f"packs/{name[:2]}/{name}").is_file() for name in names)
+        stored, begun = (
+            os.stat(self.root / name).st_mtime for name in (f"points/{point['id']}", f"sessions/{point['session']}")
+        )
+        if not missing and stored - begun <= LEASE_SECONDS:
+            return ""
+        for kind, time in self._noted(point["id"]):
+            if kind == "receipts" or (not missing and stored - time <= LEASE_SECONDS):
+                return ""
+        hours = f"it was stored {(stored - begun) / 3600:.1f} h after its run began"
+        return f"{missing} of its packs are missing" if missing else hours
+
     def find(self, selector: str) -> dict[str, Any]:
-        """Return the one point whose id is or begins like that, or the newest for `latest`."""
+        """Return the one point whose id is or begins like that, or for `latest` the newest that counts."""
         if selector == "latest" and (points := self.points()):
-            return points[0]
+            for point in points:
+                if not (why := self.void(point)):
+                    return point
+                self.report(f"recovery point {point['id']} is void, and passed over: {why}", damage=False)
+            raise Refused("no recovery point counts; name one by its id to use it nevertheless")
         names = [name for name in self._names("points") if name[7:].startswith(selector) and len(selector) >= 4]
         if len(names) != 1:
             raise Refused(f"{len(names)} recovery points begin with '{selector}'; four digits are needed, or 'latest'")
@@ -636,7 +674,8 @@ def main(arguments: list[str]) -> int:
             for point in repository.points():
                 when = datetime.fromtimestamp(min(max(point["created_ns"] // 10**9, 0), 1 << 37), UTC)
                 who = f"{_printable(point['agent'])}  on {_printable(point['host'])}"
-                print(f"{point['id']}  {when:%Y-%m-%d %H:%M:%SZ}  {who}")
+                void = f"  VOID: {why}" if (why := repository.void(point)) else ""
+                print(f"{point['id']}  {when:%Y-%m-%d %H:%M:%SZ}  {who}{void}")
         return 0 if repository.complete else 90
     except (Refused, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,6 @@ import pytest
 
 from tests.engine.conftest import Store
 from tests.engine.test_backup_engine import contents, on_disk
-from tests.faults.faulty import Crash, CrashingTarget
 from trinity_snap.backup.engine import AgentPoint, Committed, Engine, SourceSpec
 from trinity_snap.backup.shipper import Shipped
 from trinity_snap.errors import IdentityNeeded, IntegrityError, PolicyError, RemovalRefused
@@ -468,61 +467,3 @@ def test_a_copy_of_a_repository_that_lost_its_times_forgets_no_more_than_it_shou
         os.utime(store.directory / name)  # all of it copied today: the hosts' own times are what is left
     report = forget(store.open(), lambda agent: RetentionRules(daily=4))
     assert report.forgotten == []
-
-
-# -- crashes ----------------------------------------------------------------------------------------------------------
-
-
-def test_whatever_operation_forget_or_prune_dies_at_nothing_is_lost_and_the_next_finishes(
-    make_store: Callable[[str], Clocked], tmp_path: Path
-) -> None:
-    """Every operation of a forget and of the prunes that fence and delete, before and after."""
-    root = tmp_path / "tree"
-
-    def attempt(store: Clocked, work: Callable[[Repository], object], at: int, after: bool) -> bool:
-        target: Target = CrashingTarget(store.target(), at, after)
-        try:
-            work(store.open(target))
-        except Crash:
-            return False
-        return True
-
-    def whole(store: Clocked, expected: Mapping[str, object]) -> None:
-        repository = store.open()
-        points = repository.points()
-        assert not repository.unreadable_points
-        assert {point.id for point in points} >= set(expected)
-        for point in points:
-            if point.id in expected:
-                assert contents(repository, point.id) == expected[point.id]
-        assert verify(repository, points).good
-
-    steps: list[Callable[[Repository], object]] = [
-        lambda repository: forget(repository, keep_last(1)),
-        prune,
-        prune,
-    ]
-    for number, step in enumerate(steps):
-        for after in (False, True):
-            at, finished = 0, False
-            store = make_store(f"r-{number}-{after}")
-            while not finished:
-                points = days(store, root, 2)
-                expected = {points[-1]: on_disk(root)}
-                for earlier in steps[:number]:
-                    pass_time(store, 26)
-                    earlier(store.open())
-                pass_time(store, 26)
-                finished = attempt(store, step, at, after)
-                whole(store, expected)
-                expected[store.backup(root).id] = on_disk(root)
-                forget(store.open(), keep_last(2))
-                prune_daily(store, 4)
-                whole(store, expected)
-                assert not store.objects("fences/")
-                assert len(store.objects("points/")) == 2
-                needed = {pack.name for point in store.open().points() for pack in point.pack_references()}
-                assert {name[-64:] for name in store.objects("packs/")} == needed
-                at += 3
-            assert at > 5
-            assert len(store.objects("receipts/")) <= 4

@@ -242,6 +242,18 @@ def test_a_rollback_is_asked_for_and_in_check_mode_only_planned(run_module: Run)
     assert result["calls"] == ["rollback web --to db14 --yes --json", "rollback web --dry-run --json"]
 
 
+def test_a_drill_says_what_was_proved_and_fails_with_what_was_not(run_module: Run) -> None:
+    good = {"agent": "web", "point": "4be1", "outcome": "proved", "reason": None}
+    bad = {"agent": "db", "point": "5cf2", "outcome": "failed", "reason": "its database is not sound"}
+    result = run_module("trinity_snap_drill", {"drill": ({"drills": [good]}, 0)}, agents=["web"], command="exit 0")
+    assert (result["changed"], result["diff"]["after"]) == (True, "web: 4be1 is proved\n")
+    result = run_module("trinity_snap_drill", {"drill": ({"drills": [good, bad]}, 10)})
+    assert result["failed"] and "db: 5cf2 was not proved: its database is not sound" in result["msg"]
+    result = run_module("trinity_snap_drill", {"drill": ({"drills": [], "lines": ["Drill web"]}, 0)}, check=True)
+    assert result["diff"]["after"] == "Drill web\n"
+    assert result["calls"] == ["drill web --command exit 0 --json", "drill --json", "drill --dry-run --json"]
+
+
 def shown(host_key: Path) -> tuple[object, int]:
     return {"settings": [{"setting": "keys.host_key", "value": str(host_key), "origin": "default"}]}, 0
 

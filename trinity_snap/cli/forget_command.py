@@ -11,20 +11,25 @@ import typer
 from trinity_snap.cli.context import Unlock, load, open_repository
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import (
+    AllTargetsOption,
     IdentityOption,
     JsonOption,
     PassphraseFileOption,
     PolicyOption,
     QuietOption,
+    RemovalTargetOption,
     TrinityKeyFileOption,
 )
 from trinity_snap.cli.output import emit, local_time, plural, table
 from trinity_snap.cli.progress import watched
+from trinity_snap.cli.replicas import chosen_replicas, do_at_replicas, replica_lines, replicas_answer, replicas_code
 from trinity_snap.errors import SomeFailed
 from trinity_snap.report.times import timestamp
 
 if TYPE_CHECKING:
     from trinity_snap.repository.forget import ForgetReport
+    from trinity_snap.repository.repository import Repository
+    from trinity_snap.trusted.replicas import AtReplica
 
 app = new_app()
 
@@ -49,6 +54,8 @@ def forget(
     accept_missing: Annotated[
         bool, typer.Option("--accept-missing", help="Go on although points are gone that nobody forgot.")
     ] = False,
+    target: RemovalTargetOption = None,
+    all_targets: AllTargetsOption = False,
     policy: PolicyOption = None,
     identity: IdentityOption = None,
     passphrase_file: PassphraseFileOption = None,
@@ -57,22 +64,38 @@ def forget(
     quiet: QuietOption = False,
 ) -> int:
     """Remove recovery points that the policy does not keep. `prune` then frees their space."""
-    from trinity_snap.repository.forget import forget as forget_points
-
     loaded = load(policy)
-    repository = open_repository(loaded, Unlock(identity, passphrase_file, trinity_key_file))
+    names = chosen_replicas(loaded, target, all_targets=all_targets)
+    unlock = Unlock(identity, passphrase_file, trinity_key_file)
+    first = open_repository(loaded, unlock)
     with watched(quiet=quiet) as progress:
-        report = forget_points(
-            repository,
-            loaded.retention_for,
-            chosen or (),
-            dry_run=dry_run,
-            accept=accept or (),
-            accept_missing=accept_missing,
-            progress=progress,
-        )
-    emit(_answer(report), lambda: _lines(report), as_json)
-    return SomeFailed.exit_code if any(agent.refused for agent in report.agents) else 0
+
+        def at_replica(name: str, replica: Repository) -> ForgetReport:
+            from trinity_snap.trusted.replicas import forget_at_replica
+
+            section = loaded.replica(name)
+            return forget_at_replica(
+                first, replica, lambda agent: loaded.retention_for(agent, section), chosen or (), dry_run=dry_run,
+                accept=accept or (), accept_missing=accept_missing, progress=progress, lenient=target is None,
+            )  # fmt: skip
+
+        others: list[AtReplica[ForgetReport]] = []
+        if target is not None:
+            report = at_replica(target, open_repository(loaded, unlock, target))
+        else:
+            from trinity_snap.repository.forget import forget as forget_points
+
+            report = forget_points(
+                first, loaded.retention_for, chosen or (), dry_run=dry_run, accept=accept or (),
+                accept_missing=accept_missing, progress=progress,
+            )  # fmt: skip
+            others = do_at_replicas(loaded, unlock, names, at_replica)
+    answer = {**_answer(report), "target": target, "replicas": replicas_answer(others, _answer)}
+    emit(answer, lambda: (*_lines(report), *replica_lines(others, _lines)), as_json)
+    reports = [report, *(one.report for one in others if one.report is not None)]
+    if any(agent.refused for each in reports for agent in each.agents):
+        return SomeFailed.exit_code
+    return replicas_code(others)
 
 
 def _moment(time_ns: int) -> datetime:

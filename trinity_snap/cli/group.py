@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "prune": "Delete from the storage what no recovery point needs.",
     "verify": "Check that recovery points can be restored.",
     "repair": "Repair what is missing or damaged, from replicas and from what is there; only adds.",
+    "drill": "Restore recovery points into a scratch place, prove that they are good, and remove it again.",
     "status": "The last recovery point of every agent: age, size, duration, pause, consistency.",
     "replicate": "Bring the further places of the repository up to date, without keys.",
     "recover": "Undo whatever a dead run left behind.",

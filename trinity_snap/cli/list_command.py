@@ -41,19 +41,24 @@ def list_points(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
-    """The recovery points, newest first."""
+    """The recovery points, newest first. Those that do not count are marked: they are never taken for the latest."""
+    from trinity_snap.repository.counting import void_points
+
     repository = open_repository(load(policy), Unlock(identity, passphrase_file, trinity_key_file), target)
     points = repository.points(agent)
     unreadable = list(repository.unreadable_points)
+    void = void_points(repository, points)
     answer = {
-        "points": [point_summary(point) for point in points],
+        "points": [point_summary(point, void.get(point.id)) for point in points],
         "unreadable": [{"id": point_id, "reason": reason} for point_id, reason in unreadable],
     }
-    emit(answer, lambda: _lines(points, unreadable, agent), as_json)
+    emit(answer, lambda: _lines(points, void, unreadable, agent), as_json)
     return IntegrityError.exit_code if is_damaged(repository) else 0
 
 
-def _lines(points: list[RecoveryPoint], unreadable: list[tuple[str, str]], agent: str | None) -> Iterator[str]:
+def _lines(
+    points: list[RecoveryPoint], void: dict[str, str], unreadable: list[tuple[str, str]], agent: str | None
+) -> Iterator[str]:
     rows = [
         (
             point.id[:8],
@@ -62,7 +67,7 @@ def _lines(points: list[RecoveryPoint], unreadable: list[tuple[str, str]], agent
             age(point.created),
             str(point.files),
             size(point.bytes),
-            point.consistency,
+            "VOID" if point.id in void else point.consistency,
             point.host,
         )
         for point in points
@@ -72,6 +77,10 @@ def _lines(points: list[RecoveryPoint], unreadable: list[tuple[str, str]], agent
         yield from table(header, rows, right=(4, 5))
     else:
         yield "No recovery points." if agent is None else f"No recovery points of an agent “{agent}”."
+    if void:
+        yield ""
+        yield f"{plural(len(void), 'recovery point')} void, and never taken for the latest:"
+        yield from (f"  {point_id[:8]}: {reason}" for point_id, reason in void.items())
     if unreadable:
         yield ""
         yield f"{plural(len(unreadable), 'recovery point')} cannot be read:"

@@ -44,3 +44,10 @@ TargetOption = Annotated[
         show_default=False,
     ),
 ]
+RemovalTargetOption = Annotated[
+    str | None,
+    typer.Option("--target", metavar="NAME", help="At this replica of the policy only.", show_default=False),
+]
+AllTargetsOption = Annotated[
+    bool, typer.Option("--all-targets", help="At the first target, and then at every replica of the policy.")
+]

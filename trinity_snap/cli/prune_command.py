@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,19 +13,25 @@ import typer
 from trinity_snap.cli.context import Unlock, load, open_repository
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import (
+    AllTargetsOption,
     IdentityOption,
     JsonOption,
     PassphraseFileOption,
     PolicyOption,
     QuietOption,
+    RemovalTargetOption,
     TrinityKeyFileOption,
 )
 from trinity_snap.cli.output import emit, local_time, plural, size
 from trinity_snap.cli.progress import watched
+from trinity_snap.cli.replicas import chosen_replicas, do_at_replicas, replica_lines, replicas_answer, replicas_code
 from trinity_snap.report.times import timestamp
 
 if TYPE_CHECKING:
+    from trinity_snap.progress import Progress
     from trinity_snap.repository.prune import PruneReport
+    from trinity_snap.repository.repository import Repository
+    from trinity_snap.trusted.replicas import AtReplica
 
 app = new_app()
 
@@ -40,6 +47,8 @@ def prune(
     accept_missing: Annotated[
         bool, typer.Option("--accept-missing", help="Go on although points are gone that nobody forgot.")
     ] = False,
+    target: RemovalTargetOption = None,
+    all_targets: AllTargetsOption = False,
     policy: PolicyOption = None,
     identity: IdentityOption = None,
     passphrase_file: PassphraseFileOption = None,
@@ -48,20 +57,58 @@ def prune(
     quiet: QuietOption = False,
 ) -> int:
     """Delete what no recovery point needs: what an earlier prune condemned long enough ago. Backups may go on meanwhile."""
-    from trinity_snap.repository.prune import prune as prune_repository
-
-    repository = open_repository(load(policy), Unlock(identity, passphrase_file, trinity_key_file))
+    loaded = load(policy)
+    names = chosen_replicas(loaded, target, all_targets=all_targets)
+    unlock = Unlock(identity, passphrase_file, trinity_key_file)
+    first = open_repository(loaded, unlock)
+    state = loaded.state.directory
     with watched(quiet=quiet) as progress:
-        report = prune_repository(repository, dry_run=dry_run, accept_missing=accept_missing, progress=progress)
-        while wait and not dry_run and report.waiting:
-            due_ns = max(waiting.due_ns for waiting in report.waiting)
-            progress.stage(f"waiting until {local_time(_moment(due_ns))}, by the storage's clock (seconds)")
-            until = time.time() + (due_ns - report.now_ns) / 1e9 + 1
-            while (left := until - time.time()) > 0:
-                time.sleep(min(left, _LOOK_SECONDS))
-            report = prune_repository(repository, progress=progress)
-    emit(_answer(report), lambda: _lines(report), as_json)
-    return 0
+
+        def at_first() -> PruneReport:
+            from trinity_snap.repository.prune import prune
+
+            return prune(
+                first, dry_run=dry_run, accept_missing=accept_missing, progress=progress, memory=_memory(state, "first")
+            )
+
+        def at_replica(name: str, replica: Repository) -> PruneReport:
+            from trinity_snap.trusted.replicas import prune_at_replica
+
+            def again() -> PruneReport:
+                return prune_at_replica(
+                    first, replica, dry_run=dry_run, accept_missing=accept_missing, progress=progress,
+                    memory=_memory(state, f"replica-{name}"),
+                )  # fmt: skip
+
+            return _waited(again, progress, wait=wait and not dry_run)
+
+        if target is not None:
+            report = at_replica(target, open_repository(loaded, unlock, target))
+            others: list[AtReplica[PruneReport]] = []
+        else:
+            report = _waited(at_first, progress, wait=wait and not dry_run)
+            others = do_at_replicas(loaded, unlock, names, at_replica)
+    answer = {**_answer(report), "target": target, "replicas": replicas_answer(others, _answer)}
+    emit(answer, lambda: (*_lines(report), *replica_lines(others, _lines)), as_json)
+    return replicas_code(others)
+
+
+def _waited(work: Callable[[], PruneReport], progress: Progress, *, wait: bool) -> PruneReport:
+    """Do it; with `wait` again when what was fenced can be deleted, until nothing waits."""
+    report = work()
+    while wait and report.waiting:
+        due_ns = max(waiting.due_ns for waiting in report.waiting)
+        progress.stage(f"waiting until {local_time(_moment(due_ns))}, by the storage's clock (seconds)")
+        until = time.time() + (due_ns - report.now_ns) / 1e9 + 1
+        while (left := until - time.time()) > 0:
+            time.sleep(min(left, _LOOK_SECONDS))
+        report = work()
+    return report
+
+
+def _memory(state: Path, name: str) -> Path:
+    """Where this machine remembers which session each pack at a place is of."""
+    return state / "packs" / name
 
 
 def _moment(time_ns: int) -> datetime:
@@ -85,6 +132,8 @@ def _answer(report: PruneReport) -> dict[str, object]:
         "fenced_bytes": report.fenced_bytes,
         "young_packs": report.young_packs,
         "deleted_index_objects": report.deleted_index_objects,
+        "deleted_sessions": report.deleted_sessions,
+        "deleted_copy_notes": report.deleted_copy_notes,
         "waiting": [
             {
                 "fence": waiting.fence,

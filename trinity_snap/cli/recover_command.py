@@ -84,6 +84,7 @@ def _undo(
     state: Path, client: DockerClient | None, lock: HostLock, *, and_strays: bool
 ) -> tuple[RecoverReport | None, list[ResumedRestore], list[TrinitySnapError]]:
     """All of it, as far as it goes: what came of runs (None if that failed as a whole), of restores, and the errors."""
+    from trinity_snap.drill import sweep
     from trinity_snap.quiesce import recover as recover_runs
     from trinity_snap.quiesce.recover import remove_strays
     from trinity_snap.restore import resume_restores
@@ -98,6 +99,10 @@ def _undo(
             remove_strays(report, lock)
     except TrinitySnapError as error:
         failures.append(error)
+    swept = sweep(state)
+    if report is not None:
+        report.removed += swept.removed
+        report.problems += swept.problems
     try:
         restores = resume_restores(state, client)
         undone = {one.id for one in restores if one.outcome == "undone"}

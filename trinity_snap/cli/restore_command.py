@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -141,9 +142,9 @@ def restore(
     from trinity_snap.report.times import parse_moment
     from trinity_snap.restore import plan_restore
 
-    moment = None if at is None else parse_moment(at)
     source: Repository
     opened: Target
+    newer: list[tuple[str, str]] = []
     granted = None if grant is None else read_grant(grant)
     if granted is not None:
         paths = check_wishes(granted, agent, point, paths or (), containers=containers)
@@ -154,6 +155,7 @@ def restore(
         repository = open_repository(settings, Unlock(identity, passphrase_file, trinity_key_file), target)
         source, opened = repository, repository.target
         found = repository.resolve(point, agent=agent, at=moment)
+        newer = repository.passed_over
     if to is not None:
         _check_outside(to, opened)
     salvaging = None
@@ -176,6 +178,7 @@ def restore(
             containers=containers,
             platform_paths=settings.platform.paths,
         )
+    plan = replace(plan, warnings=(*plan.warnings, *map(_passed_over, newer)))
     if dry_run:
         lines = plan.lines()
         emit({**plan.to_json(), "outcome": "planned", "lines": lines}, lines, as_json)
@@ -230,6 +233,11 @@ def _check_outside(to: Path, opened: Target) -> None:
             untouched="Nothing was changed.",
             next_step="Name a directory elsewhere.",
         )
+
+
+def _passed_over(newer: tuple[str, str]) -> str:
+    point_id, reason = newer
+    return f"Recovery point {point_id[:8]} is newer, and does not count: {reason}"
 
 
 def _docker(*, needed: bool) -> DockerClient | None:

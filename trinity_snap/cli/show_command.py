@@ -49,13 +49,16 @@ def show(
     quiet: QuietOption = False,
 ) -> None:
     """What a recovery point holds."""
+    from trinity_snap.repository.counting import Counting
+
     repository = open_repository(load(policy), Unlock(identity, passphrase_file, trinity_key_file), target)
     found = repository.resolve(point)
+    void = Counting(repository).void(found)
     if path is None:
-        emit(point_details(found), lambda: _details(found), as_json)
+        emit(point_details(found, void), lambda: _details(found, void), as_json)
         return
     entries = list(list_directory(repository.reader(found), found, path))
-    answer = {**point_summary(found), "path": path, "entries": [entry.to_json() for entry in entries]}
+    answer = {**point_summary(found, void), "path": path, "entries": [entry.to_json() for entry in entries]}
     emit(answer, lambda: _listing(found, entries), as_json)
 
 
@@ -66,8 +69,10 @@ def _heading(point: RecoveryPoint) -> str:
     )
 
 
-def _details(point: RecoveryPoint) -> Iterator[str]:
+def _details(point: RecoveryPoint, void: str | None) -> Iterator[str]:
     yield _heading(point)
+    if void is not None:
+        yield f"  VOID         {void} It is never taken for the latest."
     yield f"  run          {point.run_id}"
     yield f"  consistency  {point.consistency} (mode {point.mode}, provider {point.provider})"
     yield f"  pause        {seconds(point.pause_ns / 1e9)}"

@@ -24,6 +24,7 @@ from trinity_snap.errors import SnapshotError, TrinitySnapError
 
 if TYPE_CHECKING:
     from trinity_snap.policy.schema import Policy
+    from trinity_snap.report.drills import DrillStatus
     from trinity_snap.report.status import Status
     from trinity_snap.repository.repository import Repository
 
@@ -53,17 +54,21 @@ def status(
 ) -> int:
     """The last recovery point of every agent: age, size, duration, pause, consistency."""
     from trinity_snap.backup.result import last_runs
+    from trinity_snap.drill.result import remembered
     from trinity_snap.quiesce.running import running
     from trinity_snap.report.checked import checked_data, checked_warnings
+    from trinity_snap.report.drills import add_drills, known_drills
     from trinity_snap.report.status import assemble
     from trinity_snap.report.times import parse_duration
+    from trinity_snap.repository.counting import void_points
 
     limit = None if max_age is None else parse_duration(max_age)
     settings = load(policy)
     repository = _open(settings, Unlock(identity, passphrase_file, trinity_key_file))
     points = None if repository.identity is None else repository.points()
     ids = repository.point_ids() if points is None else ()
-    found = assemble(last_runs(settings.state.directory), points=points, point_ids=ids, max_age=limit)
+    void = void_points(repository, points or ())
+    found = assemble(last_runs(settings.state.directory), points=points, point_ids=ids, void=void, max_age=limit)
     for point_id, reason in repository.unreadable_points:
         found.warnings.append(f"Recovery point {point_id[:8]} cannot be read: {reason}")
     if points is None and found.unnamed_points:
@@ -71,6 +76,7 @@ def status(
     found.warnings += _recipients(repository)
     found.data_checked = checked_data(repository)
     found.warnings += checked_warnings(found.data_checked)
+    add_drills(found, known_drills(repository, remembered(settings.state.directory)), settings.drill)
     found.running = running(settings.state.directory)
     _count_local(found, settings.state.directory)
     if settings.replicas:
@@ -150,11 +156,12 @@ def _lines(found: Status) -> Iterator[str]:
             seconds(agent.pause_seconds),
             agent.consistency or "-",
             str(agent.points),
+            _proved(agent.drill),
         )
         for agent in found.agents
     ]
     if rows:
-        header = ("AGENT", "LAST", "POINT", "SIZE", "TOOK", "PAUSE", "CONSISTENCY", "POINTS")
+        header = ("AGENT", "LAST", "POINT", "SIZE", "TOOK", "PAUSE", "CONSISTENCY", "POINTS", "PROVED")
         yield from table(header, rows, right=(3, 4, 5, 7))
     else:
         yield "No recovery points, and no runs on this host."
@@ -180,6 +187,10 @@ def _lines(found: Status) -> Iterator[str]:
         yield "(From this host's own record of its runs: no recovery point was opened.)"
         if found.unnamed_points:
             yield f"{plural(found.unnamed_points, 'recovery point')} besides, of earlier runs than that."
+
+
+def _proved(drill: DrillStatus | None) -> str:
+    return "never" if drill is None or drill.proved is None else age(datetime.fromisoformat(drill.proved))
 
 
 def _checked_line(checked: dict[str, object]) -> str:

@@ -31,6 +31,9 @@ _EXAMPLES: dict[str, str] = {
     "agents.exclude": '["scratch-*"]',
     "platform.paths": "[/opt/trinity/trinity-data, /opt/trinity/.env]",
     "exclude": '["*/node_modules", "*.tmp"]',
+    "drill.ignore": '["*/broken-examples/*"]',
+    "drill.schedule": "weekly",
+    "drill.max_age": "30d",
     "overrides": "{researcher: {exclude: [content/cache], quiesce: {mode: hooks, drain: true}}}",
 }
 

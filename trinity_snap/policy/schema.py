@@ -61,6 +61,7 @@ __all__ = [
     "DiscoverSection",
     "DrainOverride",
     "DrainSection",
+    "DrillSection",
     "HooksOverride",
     "HooksSection",
     "KeysSection",
@@ -205,6 +206,22 @@ class TargetSection(Section):
         return TargetSettings(**values, lock_mode=self.lock.mode, lock_days=self.lock.days)
 
 
+class RetentionOverride(Section):
+    """What stays of one agent."""
+
+    last: Kept | None = Field(default=None, description="Takes the place of `retention.last`. null: as for all.")
+    hourly: Kept | None = Field(default=None, description="Hours. null: as for all.")
+    daily: Kept | None = Field(default=None, description="Days. null: as for all.")
+    weekly: Kept | None = Field(default=None, description="Weeks. null: as for all.")
+    monthly: Kept | None = Field(default=None, description="Months. null: as for all.")
+    yearly: Kept | None = Field(default=None, description="Years. null: as for all.")
+    within: Span | None = Field(default=None, description="All that are younger than this. null: as for all.")
+    minimum: Count | None = Field(default=None, description="So many stay in any case. null: as for all.")
+    removed_agents: Span | None = Field(
+        default=None, description="For how long they stay after the agent was removed. null: as for all."
+    )
+
+
 class _Named(Section):
     name: ReplicaName = Field(
         description="What the replica is called in `--target NAME`, `replicate NAME` and `status`."
@@ -229,6 +246,10 @@ class ReplicaSection(TargetSection, _Named):
     )
     max_age: Span = Field(
         default="2d", description="`status` warns if it has not been up to date for longer than this."
+    )
+    retention: RetentionOverride = Field(
+        default=RetentionOverride(),
+        description="What `trinity-snap forget --target NAME` leaves there of points that are no longer at `target`.",
     )
 
     @property
@@ -538,20 +559,57 @@ class RetentionSection(Section):
     )
 
 
-class RetentionOverride(Section):
-    """What stays of one agent."""
+class DrillSection(Section):
+    """`trinity-snap drill`: restoring recovery points into a scratch place, to prove that they are good."""
 
-    last: Kept | None = Field(default=None, description="Takes the place of `retention.last`. null: as for all.")
-    hourly: Kept | None = Field(default=None, description="Hours. null: as for all.")
-    daily: Kept | None = Field(default=None, description="Days. null: as for all.")
-    weekly: Kept | None = Field(default=None, description="Weeks. null: as for all.")
-    monthly: Kept | None = Field(default=None, description="Months. null: as for all.")
-    yearly: Kept | None = Field(default=None, description="Years. null: as for all.")
-    within: Span | None = Field(default=None, description="All that are younger than this. null: as for all.")
-    minimum: Count | None = Field(default=None, description="So many stay in any case. null: as for all.")
-    removed_agents: Span | None = Field(
-        default=None, description="For how long they stay after the agent was removed. null: as for all."
+    agents: Globs = Field(
+        default=("*",), description="Which agents are drilled when none is named: patterns of their names."
     )
+    directory: AbsolutePath | None = Field(
+        default=None,
+        description=(
+            "Where recovery points are restored to, one agent at a time, and removed again. It needs room for the largest. "
+            "null: `drills` in the state directory."
+        ),
+    )
+    databases: Flag = Field(default=True, description="Ask SQLite of every database of its kind whether it is sound.")
+    ignore: Excludes = Field(
+        default=(),
+        description=(
+            "Databases that are not checked, as patterns of whole paths from the volume's root; `*` may stand for `/`, too."
+        ),
+    )
+    command: Text | None = Field(
+        default=None,
+        description=(
+            "A shell command that runs, as root, where an agent was restored to (a directory for each volume), and decides by "
+            "its exit code. It finds `TRINITY_SNAP_DRILL_DIRECTORY`, `…_AGENT`, `…_POINT` and `…_CREATED` in its environment."
+        ),
+    )
+    time_limit: Span = Field(
+        default="1h",
+        description="For how long the command may run for each agent, and for how long its databases are checked.",
+    )
+    schedule: Text | None = Field(
+        default=None,
+        description=(
+            "When all of them are drilled, as systemd's `OnCalendar` has it, such as `weekly` or `Sun 03:00`: the role "
+            "`install` makes a timer of it. null: no timer."
+        ),
+    )
+    max_age: Span | None = Field(
+        default=None, description="`status` warns of an agent whose last proof is older than this. null: it does not."
+    )
+
+    @property
+    def longest_age(self) -> timedelta | None:
+        """`max_age` as a length of time."""
+        return None if self.max_age is None else span_of(self.max_age)
+
+    @property
+    def time_limit_seconds(self) -> float:
+        """`time_limit` in seconds."""
+        return span_of(self.time_limit).total_seconds()
 
 
 class Override(Section):
@@ -581,6 +639,9 @@ class Policy(Section):
     quiesce: QuiesceSection = Field(default=QuiesceSection(), description="How agents hold still.")
     snapshot: SnapshotSection = Field(default=SnapshotSection(), description="How the point-in-time view is made.")
     retention: RetentionSection = Field(default=RetentionSection(), description="What `trinity-snap forget` leaves.")
+    drill: DrillSection = Field(
+        default=DrillSection(), description="Proving by restoring: `trinity-snap drill`, by hand or on a schedule."
+    )
     exclude: Excludes = Field(
         default=(),
         description=(
@@ -666,9 +727,10 @@ class Policy(Section):
             ),
         )
 
-    def retention_for(self, agent: str) -> RetentionRules:
-        """What stays of the points of the agent of that name."""
+    def retention_for(self, agent: str, replica: ReplicaSection | None = None) -> RetentionRules:
+        """What stays of the points of the agent of that name; at a replica, whose own settings go before all others."""
         own = {key: value for key, value in (self.overrides.get(agent) or Override()).retention if value is not None}
+        own |= {} if replica is None else {key: value for key, value in replica.retention if value is not None}
         rules = {**dict(self.retention), **own}
         spans = {key: None if rules[key] is None else span_of(rules[key]) for key in ("within", "removed_agents")}
         return RetentionRules(**{**rules, **spans})

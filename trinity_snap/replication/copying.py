@@ -266,11 +266,23 @@ class _Copying:
             return
         if _now() > until:
             return
+        if not self._is_at_source(name):  # forgotten while it was read: it would stay at the replica
+            with self._lock:
+                settled.add(key)
+                self._copied.points_behind = (self._copied.points_behind or 1) - 1
+            return
         self._put(name, data)
         with self._lock:
             settled.add(key)
             self._copied.points += 1
             self._copied.points_behind = (self._copied.points_behind or 1) - 1
+
+    def _is_at_source(self, name: str) -> bool:
+        try:
+            self._source.stat(name)
+        except ObjectMissing:
+            return False
+        return True
 
     def _may_go(self, name: str, data: bytes) -> bool:
         """Whether all that a point needs is at the replica, as far as that can be known."""

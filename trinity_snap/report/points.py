@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from trinity_snap.repository.points import RecoveryPoint
 
 
-def point_summary(point: RecoveryPoint) -> dict[str, object]:
-    """A recovery point in a list."""
+def point_summary(point: RecoveryPoint, void: str | None) -> dict[str, object]:
+    """A recovery point in a list; `void` is why it does not count, None if it does."""
     return {
         "id": point.id,
         "agent": point.agent,
@@ -24,14 +24,15 @@ def point_summary(point: RecoveryPoint) -> dict[str, object]:
         "consistency": point.consistency,
         "provider": point.provider,
         "problems": len(point.problems),
+        "void": void,
     }
 
 
-def point_details(point: RecoveryPoint) -> dict[str, object]:
+def point_details(point: RecoveryPoint, void: str | None) -> dict[str, object]:
     """A whole recovery point, except the entries of its volumes."""
     packs = point.pack_references()
     return {
-        **point_summary(point),
+        **point_summary(point, void),
         "mode": point.mode,
         "pause_seconds": point.pause_ns / 1e9,
         "volumes": [

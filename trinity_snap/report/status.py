@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from trinity_snap.report.times import timestamp
 
 if TYPE_CHECKING:
+    from trinity_snap.report.drills import DrillStatus
     from trinity_snap.report.replicas import ReplicaStatus
     from trinity_snap.repository.points import RecoveryPoint
 
@@ -19,7 +21,10 @@ Run = Mapping[str, Any]
 
 @dataclass
 class AgentStatus:
-    """One agent. `point` is its last recovery point's id, None if there is none; `stale` if that is too old."""
+    """One agent. `point` is the id of its last recovery point that counts, None if there is none; `stale` if that is too old.
+
+    `points` counts those that count, `void` the others.
+    """
 
     agent: str
     point: str | None = None
@@ -32,8 +37,10 @@ class AgentStatus:
     pause_seconds: float | None = None
     duration_seconds: float | None = None
     points: int = 0
+    void: int = 0
     last_run: dict[str, object] | None = None
     stale: bool = False
+    drill: DrillStatus | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -80,18 +87,24 @@ def assemble(
     *,
     points: Sequence[RecoveryPoint] | None,
     point_ids: Iterable[str] = (),
+    void: Mapping[str, str] = MappingProxyType({}),
     max_age: timedelta | None = None,
     now: datetime | None = None,
 ) -> Status:
     """Put the status together from this host's `runs`, newest first, and the repository's `points`, newest first.
 
-    Without points (nothing here opens them), the runs must do, and `point_ids` says which of their points the
-    repository still has.
+    `void` says of points that do not count why. Without points (nothing here opens them), the runs must do, and `point_ids`
+    says which of their points the repository still has.
     """
     status = Status("runs" if points is None else "repository", [])
     agents: dict[str, AgentStatus] = {}
     for point in points or ():
         agent = agents.setdefault(point.agent, AgentStatus(point.agent))
+        if point.id in void:
+            if agent.point is None and not agent.void:
+                agent.warnings.append(f"Its newest recovery point {point.id[:8]} does not count: {void[point.id]}")
+            agent.void += 1
+            continue
         agent.points += 1
         if agent.point is None:
             _take_point(agent, point)
@@ -170,7 +183,9 @@ def _take_part(agent: AgentStatus, run: Run, part: Run, present: set[str]) -> No
 def _judge(agent: AgentStatus, now: datetime, max_age: timedelta | None) -> None:
     created = _moment(agent.created)
     if created is None:
-        agent.warnings.append("There is no recovery point.")
+        agent.warnings.append(
+            "There is no recovery point that counts." if agent.void else "There is no recovery point."
+        )
     else:
         agent.age_seconds = round((now - created).total_seconds(), 3)
     if max_age is not None:

@@ -6,12 +6,13 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 
 from trinity_snap.errors import ForeignRepository, IntegrityError, ObjectMissing
 from trinity_snap.repository.documents import VERSION, check_header, parse_object
 from trinity_snap.targets.protocol import Target
 
-__all__ = ["copy_notes", "put_copy_note"]
+__all__ = ["copy_notes", "copy_times", "put_copy_note"]
 
 _KIND = "copies"
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -46,3 +47,14 @@ def copy_notes(target: Target, repository_id: bytes) -> dict[str, tuple[str, ...
         if payload.get("repository") == repository_id.hex() and isinstance(points, list):
             notes[name] = tuple(one for one in points if isinstance(one, str) and _ID.fullmatch(one))
     return notes
+
+
+def copy_times(target: Target, repository_id: bytes) -> dict[str, int]:
+    """When replication said last that it would bring a point to this target (Unix time in ns, the storage's), by point."""
+    times: dict[str, int] = {}
+    for name, points in copy_notes(target, repository_id).items():
+        with suppress(ObjectMissing):
+            time_ns = target.stat(name).time_ns
+            for point in points:
+                times[point] = max(time_ns, times.get(point, 0))
+    return times

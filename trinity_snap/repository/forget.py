@@ -71,14 +71,15 @@ def forget(
 ) -> ForgetReport:
     """Apply the rules to all agents, or to those `chosen`; or remove just the points that are chosen.
 
-    `accept` names agents whose newest point may be void or small. `spared`: ids of points that stay as if they were held; at a
-    replica, those that the first target has. Raise PolicyError for rules that keep nothing,
+    `accept` names agents whose newest point may be void or small. `spared`: ids of points that stay as if they were held;
+    at a replica, those that the first target has. Raise PolicyError for rules that keep nothing,
     RemovalRefused if something is wrong with the repository, AgentMissing, PointMissing, PointAmbiguous.
     """
     found = survey(repository, lease=lease, guess_now=time.time_ns if dry_run else None, progress=progress)
     damaged = [point for point, _ in found.unreadable if point in chosen]
     found.unreadable = [(point, why) for point, why in found.unreadable if point not in chosen]
     require_sound(found, accept_missing=accept_missing)
+    only_spared = set(spared) - found.receipts.holds.keys()
     for point_id in spared:
         found.receipts.holds.setdefault(point_id, [])
     _require_clock(found, lease)
@@ -88,7 +89,9 @@ def forget(
     names, points = _split(found, agents, [one for one in chosen if one not in damaged])
     report = ForgetReport(dry_run, found.now_ns, [], damaged)
     if points:
-        report.agents = [_named(agent, agents[agent], points, found) for agent in sorted({p.agent for p in points})]
+        report.agents = [
+            _named(agent, agents[agent], points, found, only_spared) for agent in sorted({p.agent for p in points})
+        ]
     elif not damaged or names:
         for agent in sorted(names or agents):
             rules = rules_for(agent)
@@ -143,7 +146,9 @@ def _split(
     return names, points
 
 
-def _named(agent: str, there: list[PointFacts], points: list[PointFacts], found: Survey) -> AgentRetention:
+def _named(
+    agent: str, there: list[PointFacts], points: list[PointFacts], found: Survey, only_spared: Collection[str]
+) -> AgentRetention:
     """Points that the operator named go, unless they are held or the agent would be without any."""
     retention = AgentRetention(agent)
     going = {point.id for point in points if point.agent == agent}
@@ -152,7 +157,12 @@ def _named(agent: str, there: list[PointFacts], points: list[PointFacts], found:
             (point, Decision(point.id, point.id not in going, ("named" if point.id in going else "not named",)))
         )
     held = sorted(going & found.receipts.holds.keys())
-    if held:
+    if held and held[0] in only_spared:
+        retention.refused = (
+            f"{held[0][:8]} is at the first target, too, and would be brought back; forget it there first, or with "
+            "--all-targets."
+        )
+    elif held:
         retention.refused = f"{held[0][:8]} is held; `trinity-snap hold --release` lets it go."
     counting = {point.id for point in there if point.judgement.counts}
     if not held and counting and counting <= going:

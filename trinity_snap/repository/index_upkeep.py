@@ -15,12 +15,18 @@ if TYPE_CHECKING:
 __all__ = ["tidy_index"]
 
 
-def tidy_index(repository: Repository, progress: Progress, lost: Set[bytes] = frozenset()) -> int:
+def tidy_index(
+    repository: Repository,
+    progress: Progress,
+    lost: Set[bytes] = frozenset(),
+    *,
+    spared: Set[str] = frozenset(),
+) -> int:
     """Remove index objects of which fewer than half of the packs exist, after what they say of these is stored anew.
 
     What is said of the packs `lost` stays, too: points need them, and only that tells what stands in for them. Damaged ones go
-    when others cover every pack that there is, as they do after `repair`; until then `verify` names them. Return how many
-    were removed.
+    when others cover every pack that there is, as they do after `repair`; until then `verify` names them. `spared` names
+    stay. One object is read at a time. Return how many were removed.
     """
     target = repository.target
     names = sorted(
@@ -34,6 +40,8 @@ def tidy_index(repository: Repository, progress: Progress, lost: Set[bytes] = fr
     progress.stage("looking at the index (objects)", len(names))
     for name in names:
         progress.advance(1)
+        if name in spared:
+            continue
         try:
             packs = read_index(target.get(name), repository.host, name)
         except IntegrityError:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trinity_snap.errors import IntegrityError, ObjectMissing, RemovalRefused
 from trinity_snap.progress import NullProgress, Progress
+from trinity_snap.repository.drills import tidy_drills
 from trinity_snap.repository.fences import PACKS_PER_FENCE, Fence, put_fence, read_fence
 from trinity_snap.repository.index_upkeep import tidy_index
 from trinity_snap.repository.lease import LEASE, Lease
@@ -21,6 +23,7 @@ from trinity_snap.repository.prune_plan import FenceDecision, candidates_for_fen
 from trinity_snap.repository.receipts import PACKS_PER_RECEIPT, put_checks, put_forgotten, put_points
 from trinity_snap.repository.stand_ins import lost_packs, stand_ins
 from trinity_snap.repository.survey import PointFacts, Survey, survey
+from trinity_snap.repository.tidy import PackSessions, tidy_copies, tidy_sessions
 
 if TYPE_CHECKING:
     from trinity_snap.repository.repository import Repository
@@ -57,6 +60,8 @@ class PruneReport:
     fenced_bytes: int = 0
     young_packs: int = 0
     deleted_index_objects: int = 0
+    deleted_sessions: int = 0
+    deleted_copy_notes: int = 0
     waiting: list[Waiting] = field(default_factory=list)
 
 
@@ -66,12 +71,15 @@ def prune(
     dry_run: bool = False,
     accept_missing: bool = False,
     spared: Set[bytes] = frozenset(),
+    spared_objects: Set[str] = frozenset(),
+    memory: Path | None = None,
     progress: Progress | None = None,
     lease: Lease = LEASE,
 ) -> PruneReport:
     """Delete what is due, and fence what is not needed. Return what came of it.
 
     `spared`: packs (SHA-256) that stay in any case; at a replica, those that the first target has, listed just before.
+    So do its `spared_objects`, names of sessions and index objects. `memory` is a file of this machine's, which saves requests.
 
     Raise RemovalRefused if something is wrong with the recovery points, before anything is removed; IdentityNeeded, TargetError.
     """
@@ -91,10 +99,15 @@ def prune(
         if found.missing:
             put_forgotten(repository.target, repository.host, found.missing)
         tidy_receipts(repository, found, lease)
+        tidy_drills(repository)
     work.decide()
     work.fence()
+    found.let_go_of_packs()
     if not dry_run:
-        report.deleted_index_objects = tidy_index(repository, progress, lost)
+        report.deleted_index_objects = tidy_index(repository, progress, lost, spared=spared_objects)
+        report.deleted_copy_notes = tidy_copies(repository, found, lease)
+        sessions = PackSessions(memory)
+        report.deleted_sessions = tidy_sessions(repository, found, lease, sessions, progress, spared=spared_objects)
     return report
 
 

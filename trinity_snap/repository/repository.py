@@ -20,6 +20,7 @@ from trinity_snap.errors import (
     SessionDamaged,
     WrongKey,
 )
+from trinity_snap.repository.counting import Counting
 from trinity_snap.repository.documents import (
     check_header,
     created_now,
@@ -72,6 +73,7 @@ class Repository:
         self.identity = identity
         self.trust = trust
         self.unreadable_points: list[tuple[str, str]] = []
+        self.passed_over: list[tuple[str, str]] = []
         self.damaged_lists: tuple[str, ...] = ()
         self._document = document  # the object `repository`, which never changes
         self._session_keys: dict[bytes, bytes] = {}
@@ -241,9 +243,10 @@ class Repository:
     ) -> RecoveryPoint:
         """The point that `selector` means: `latest` (or None), a whole id, or a prefix of one of 4 digits or more.
 
-        With `at`, `latest` is the newest made at or before that time. Raise PointMissing, PointAmbiguous or
-        AgentMissing.
+        With `at`, `latest` is the newest made at or before that time. One that does not count is never the latest; such ones
+        that are newer end up in `passed_over`, with the reason. Raise PointMissing, PointAmbiguous or AgentMissing.
         """
+        self.passed_over = []
         if selector is not None and selector != "latest":
             return self._by_prefix(selector.lower(), agent)
         points = self.points(agent)
@@ -263,7 +266,34 @@ class Repository:
                     f"There is no recovery point as old as {at.isoformat()}.",
                     next_step="`trinity-snap list` shows what there is.",
                 )
-        return points[0]
+        return self._newest_that_counts(points)
+
+    def latest_of_each(self) -> list[RecoveryPoint]:
+        """The newest point that counts of every agent that has one, by agent; newer ones end up in `passed_over`."""
+        self.passed_over = []
+        counting = Counting(self)
+        latest: dict[str, RecoveryPoint] = {}
+        for point in self.points():
+            if point.agent not in latest and self._counts(counting, point):
+                latest[point.agent] = point
+        return [latest[agent] for agent in sorted(latest)]
+
+    def _newest_that_counts(self, points: list[RecoveryPoint]) -> RecoveryPoint:
+        counting = Counting(self)
+        for point in points:
+            if self._counts(counting, point):
+                return point
+        point_id, reason = self.passed_over[0]
+        raise PointMissing(
+            f"None of the {len(points)} recovery points that there are counts. Of the newest, {point_id[:8]}: {reason}",
+            next_step="`trinity-snap list` shows them all; name one by its id to use it nevertheless.",
+        )
+
+    def _counts(self, counting: Counting, point: RecoveryPoint) -> bool:
+        reason = counting.void(point)
+        if reason is not None:
+            self.passed_over.append((point.id, reason))
+        return reason is None
 
     def _by_prefix(self, prefix: str, agent: str | None) -> RecoveryPoint:
         found = [point_id for point_id in self.point_ids() if point_id.startswith(prefix)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from trinity_snap.errors import (
     WrongKey,
 )
 from trinity_snap.progress import NullProgress, Progress
-from trinity_snap.repository.copies import copy_notes
+from trinity_snap.repository.copies import copy_times
 from trinity_snap.repository.fences import Fence, read_fence
 from trinity_snap.repository.lease import LEASE, Lease
 from trinity_snap.repository.points import RecoveryPoint
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from trinity_snap.repository.repository import Repository
 
 __all__ = ["PointFacts", "Survey", "survey"]
+
+Octets = bytes  # a structure below has a field called `bytes`
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class PointFacts:
     bytes: int
     packs: int
     judgement: Judgement
+    session_id: Octets = b""
 
 
 @dataclass
@@ -72,13 +74,12 @@ class Survey:
     def copied(self, repository: Repository, point_id: str) -> int:
         """When replication said that it would bring a point here; 0 if it never did (docs/format.md section 15)."""
         if self._notes is None:
-            self._notes = {}
-            for name, points in copy_notes(repository.target, repository.id).items():
-                with suppress(ObjectMissing):
-                    time_ns = repository.target.stat(name).time_ns
-                    for point in points:
-                        self._notes[point] = max(time_ns, self._notes.get(point, 0))
+            self._notes = copy_times(repository.target, repository.id)
         return self._notes.get(point_id, 0)
+
+    def let_go_of_packs(self) -> None:
+        """Forget which packs there are and which are needed: there may be very many, and all is decided."""
+        self.existing, self.marks = set(), Marks()
 
     @property
     def counted(self) -> dict[str, int]:
@@ -171,4 +172,5 @@ def _facts(
         point.bytes,
         len(packs),
         judgement,
+        point.session_id,
     )

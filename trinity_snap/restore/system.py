@@ -8,6 +8,7 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "is_mount_point",
     "is_mounted",
     "is_snapshot_store",
+    "mounts_below",
     "rename_new",
     "snapshot_subvolume",
     "sync_filesystem",
@@ -139,11 +141,19 @@ def is_mount_point(path: Path) -> bool:
 
 def is_mounted(wanted: bytes) -> bool:
     """Whether a filesystem is mounted at this path, which has no symbolic links in it."""
+    return wanted in _mount_points()
+
+
+def mounts_below(directory: bytes) -> list[bytes]:
+    """Where something is mounted at or below a directory, an absolute path."""
+    top = os.path.realpath(directory)
+    return [one for one in _mount_points() if one == top or one.startswith(top + b"/")]
+
+
+def _mount_points() -> Iterator[bytes]:
     with open("/proc/self/mountinfo", "rb") as mounts:
         for line in mounts:
             mounted = line.split(b" ", 5)[4]
             if b"\\" in mounted:
                 mounted = mounted.decode("unicode_escape").encode("latin-1")
-            if mounted == wanted:
-                return True
-    return False
+            yield mounted

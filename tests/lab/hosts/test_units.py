@@ -22,11 +22,11 @@ def test_a_host_of_the_lab_is_like_a_rented_server(host: Host) -> None:
 
 
 def test_systemd_finds_no_fault_with_the_units_and_runs_one_of_them_at_boot(agents: AgentHost) -> None:
-    units = "trinity-snap-backup.service trinity-snap-recover.service"
+    units = "trinity-snap-backup.service trinity-snap-recover.service trinity-snap-drill.service"
     verified = agents.host.run(f"systemd-analyze verify {units}")
     assert verified.output + verified.errors == ""
     enabled = agents.host.run(f"systemctl is-enabled {units}", check=False)
-    assert enabled.output.split() == ["static", "enabled"]
+    assert enabled.output.split() == ["static", "enabled", "static"]
 
 
 def test_installing_again_changes_nothing(agents: AgentHost) -> None:
@@ -48,6 +48,36 @@ def test_the_units_can_be_removed_and_check_mode_says_what_will_happen(agents: A
     played = agents.play("install")
     assert (played.code, played.changed) == (0, 2), played.output
     assert agents.host.run(there).output == before
+
+
+_CHANGE = """python3 - <<'END'
+import json, pathlib
+path = pathlib.Path("/etc/trinity-snap/policy.yml")
+path.write_text(json.dumps({**json.loads(path.read_text()), "drill": %s}))
+END
+"""
+
+
+def test_drills_have_a_timer_when_the_policy_says_so(agents: AgentHost) -> None:
+    assert agents.back_up() in DONE, agents.journal()
+    agents.host.run(_CHANGE % '{"schedule": "weekly", "agents": ["one"]}')
+    try:
+        for changed in (2, 0):
+            played = agents.play("install")
+            assert (played.code, played.changed) == (0, changed), played.output
+        timer = agents.host.run("systemctl show --property ActiveState,TimersCalendar trinity-snap-drill.timer").output
+        assert "ActiveState=active" in timer and "OnCalendar=Mon" in timer
+        agents.host.run("systemctl start trinity-snap-drill.service")
+        proved = {one["agent"]: one["drill"]["proved"] for one in agents.snap("status")["agents"]}
+        assert proved["one"] is not None and proved["two"] is None
+        played = agents.play("drill")
+        assert played.code == 0 and "one: " in played.output, played.output
+    finally:
+        agents.host.run(_CHANGE % "{}")
+    for changed in (2, 0):
+        played = agents.play("install")
+        assert (played.code, played.changed) == (0, changed), played.output
+    assert agents.host.run("systemctl cat trinity-snap-drill.timer", check=False).code != 0
 
 
 def test_when_everything_of_a_run_is_killed_systemd_recovers(agents: AgentHost) -> None:

@@ -1,0 +1,19 @@
+"""A prune's memory goes with packs and points, not with chunks; ten million are in `tests/bench/prune_memory.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.bench.prune_memory import CHUNKS_PER_PACK, build, measure_apart
+
+CHUNKS = 1_000_000
+LIMIT_BYTES = 100_000_000
+
+
+def test_a_prune_of_a_million_chunks_stays_small(tmp_path: Path) -> None:
+    build(tmp_path, CHUNKS, points=5)
+    found = measure_apart(tmp_path)
+    assert found["packs"] >= CHUNKS / CHUNKS_PER_PACK
+    assert found["fenced_packs"] >= found["packs"] / 10 - 1
+    assert found["deleted_sessions"] == 11
+    assert found["peak_bytes"] < LIMIT_BYTES, found
