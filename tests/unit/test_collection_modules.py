@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -184,6 +185,7 @@ def test_a_virgin_host_is_a_change_in_check_mode_and_a_clear_failure_otherwise(
         "trinity_snap_rollback": {"agent": "web"},
         "trinity_snap_init": {"policy": str(tmp_path / "none")},
         "trinity_snap_recipients": {"recipients": ["a", "b"]},
+        "trinity_snap_policy": {"content": "version: 1", "policy": str(tmp_path / "none")},
     }
     given = parameters.get(name, {})
     assert run_module(name, check=True, **given)["changed"] is (name not in NEVER_CHANGES_A_VIRGIN_HOST)
@@ -323,7 +325,14 @@ def test_info_says_who_is_stale_and_does_not_fail(run_module: Run) -> None:
 
 
 def test_a_recovery_changes_what_it_undid_and_nothing_otherwise(run_module: Run) -> None:
-    nothing = {"runs": [], "resumed": [], "removed": [], "restores": [], "left_to": None, "problems": []}
+    nothing: dict[str, object] = {
+        "runs": [],
+        "resumed": [],
+        "removed": [],
+        "restores": [],
+        "left_to": None,
+        "problems": [],
+    }
     result = run_module("trinity_snap_recover", {"recover": (nothing, 0)})
     assert (result["changed"], result["calls"]) == (False, ["recover --wait 5m --json"])
     undone = {**nothing, "runs": ["11"], "resumed": ["agent-web"], "removed": ["/s"]}
@@ -338,6 +347,32 @@ def test_a_verification_names_what_is_damaged(run_module: Run) -> None:
     result = run_module("trinity_snap_verify", {"verify": (answer, 90)}, read_data=True, points=["13ed"])
     assert result["failed"] and "13edc035 of web" in result["msg"] and result["rc"] == 90
     assert result["calls"] == ["verify --read-data 13ed --json"]
+
+
+def test_a_policy_replaces_the_present_one_only_if_the_host_finds_it_good(run_module: Run, tmp_path: Path) -> None:
+    policy = tmp_path / "etc/policy.yml"
+    policy.parent.mkdir()
+    policy.write_text("old: 1\n")
+    wrong = {"message": "It is wrong.", "good": False, "mistakes": ["line 1: no"]}
+    refused = run_module("trinity_snap_policy", {"policy": (wrong, 2)}, policy=str(policy), content="new: 1")
+    assert refused["failed"] and refused["mistakes"] == ["line 1: no"] and refused["changed"] is False
+    assert policy.read_text() == "old: 1\n" and os.listdir(policy.parent) == ["policy.yml"]
+
+    good = {"policy": ({"good": True, "mistakes": []}, 0)}
+    planned = run_module("trinity_snap_policy", good, check=True, policy=str(policy), content="new: 1")
+    assert planned["changed"] is True and planned["diff"] == {"before": "old: 1\n", "after": "new: 1\n"}
+    assert policy.read_text() == "old: 1\n" and os.listdir(policy.parent) == ["policy.yml"]
+
+    for number in range(4):
+        before = policy.read_text()
+        done = run_module("trinity_snap_policy", good, policy=str(policy), content=f"new: {number}", keep=2)
+        assert done["changed"] is True and policy.read_text() == f"new: {number}\n"
+        assert Path(done["previous"]).read_text() == before
+    assert policy.stat().st_mode & 0o777 == 0o600
+    kept = sorted((policy.parent / "previous").iterdir())
+    assert [path.read_text() for path in kept] == ["new: 1\n", "new: 2\n"]
+    assert run_module("trinity_snap_policy", good, policy=str(policy), content="new: 3\n")["changed"] is False
+    assert all(call.startswith("policy check /") and "--policy" not in call for call in done["calls"])
 
 
 PRUNED = {"deleted_packs": 2, "deleted_bytes": 2048, "fenced_packs": 0, "fenced_bytes": 0}
