@@ -19,7 +19,8 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: partial
-    description: Does nothing and reports no change, because what there is to undo is known only while it is being undone.
+    description: Does nothing and reports no change.
+    details: What there is to undo is known only while it is being undone.
   diff_mode:
     support: full
     description: What was undone.

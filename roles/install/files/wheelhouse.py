@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Collect, on the control node, the wheels that a host needs, as one archive.
 
 Prints {"key": ..., "archive": ...}. The key stands for the package's source and the host's platform; an
