@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -214,3 +215,26 @@ def test_variables_are_taken_in_three_forms_and_nothing_else(tmp_path):
     for wrong in ("a", "a-b=1", "{", "@/nonexistent", "[1]"):
         with pytest.raises(UsageError):
             parse_variables([wrong])
+
+
+def test_on_a_terminal_hosts_at_work_are_shown_and_what_is_through_stays_above_them():
+    rich_console = pytest.importorskip("rich.console")
+    from trinity_snap.cli.fleet_progress import TableWatcher
+
+    stream = io.StringIO()
+    table = TableWatcher(rich_console.Console(file=stream, width=200))
+    table.console.print(table)
+    table.begin("backup", "db141b16" * 4, 18)
+    for number in range(17):
+        table.host_started(f"host{number}")
+    answer = {"agents": [{"agent": "web", "outcome": "done", "consistency": "host-crash-consistent", "error": None}]}
+    table.host_ended(HostResult("host0", "done", duration_seconds=75, answer=answer))
+    table.console.print(table)
+    lines = stream.getvalue().splitlines()
+    assert lines[:3] == [
+        "Reading the inventory",
+        "host0  web  done  host-crash-consistent",
+        "host0: done in 1 min 15 s",
+    ]
+    assert lines[3] == "backup db141b16: 1 of 18 hosts through, 1 done"
+    assert lines[4].startswith("  host1  ") and lines[-1] == "  and 1 more"

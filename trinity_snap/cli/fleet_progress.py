@@ -126,6 +126,9 @@ class TableWatcher:
         """The table as it is now, for the library."""
         from rich.text import Text
 
+        if not self._title:
+            yield Text("Reading the inventory")
+            return
         working = sorted(self._working.items(), key=lambda item: item[1])
         counts = [
             f"{sum(one == name for one in self._ended.values())} {name}" for name in sorted(set(self._ended.values()))
