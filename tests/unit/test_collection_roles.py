@@ -86,3 +86,12 @@ def test_sanity_checks_leave_out_the_licence_of_modules_and_nothing_else() -> No
         assert lines == [f"plugins/modules/{name} validate-modules:missing-gplv3-license" for name in modules], (
             page.name
         )
+
+
+def test_every_variable_of_the_example_inventory_is_one_of_a_role() -> None:
+    text = (ROOT / "inventory.example").read_text()
+    known = set().union(*(options_of(role) for role in ROLES))
+    named = set(re.findall(r"(?m)^ *(?:# )?(trinity_snap_\w+):", text))
+    assert named <= known and len(named) > 10
+    uncommented = re.sub(r"(?m)^    # (?=(trinity_snap|ansible_become_pass|  ))", "    ", text)
+    assert set(yaml.safe_load(uncommented)["trinity"]["vars"]) >= named - {"trinity_snap_target"}
