@@ -49,6 +49,9 @@ if sys.argv[1] == "backup":
     os.rename(path("began.new"), path("began"))
     while plan in ("wait", "die") and not os.path.exists(path("go")):
         time.sleep(0.02)
+    if plan == "held":
+        agent.update(outcome="failed", point=None, error="agent-web is still paused")
+        code = 11
     if plan == "fail":
         agent.update(outcome="failed", point=None, error="its volume is gone")
         code = 10
@@ -58,7 +61,7 @@ if sys.argv[1] == "backup":
     answer = {{"run_id": run_id, "outcome": "done", "agents": [agent], "replicas": []}}
 elif sys.argv[1] == "recover":
     alive = os.path.exists(path("began")) and not os.path.exists(path("last")) and plan == "wait"
-    dead = plan == "die"
+    dead = plan in ("die", "held")
     answer = {{"runs": ["11"] * dead, "resumed": ["agent-web"] * dead, "started": [], "hooks": [], "removed": []}}
     answer.update(restores=[], problems=[], left_to="Another run holds this host." if alive else None)
 else:
@@ -277,7 +280,7 @@ def test_a_host_that_was_lost_in_the_middle_is_recovered_and_asked_how_its_run_e
 def test_a_host_whose_run_died_is_recovered_and_stays_unknown(mixed: Mixed) -> None:
     dead = mixed.ended.host("dead")
     assert dead["recovery"] == "Undone: agent-web."
-    assert "remembers no run" in dead["message"]
+    assert "remembers no run of this id" in dead["message"]
     assert mixed.fleet.hosts["good"].calls() == ["backup"], "only hosts that were lost are recovered"
 
 
@@ -304,12 +307,14 @@ def test_elsewhere_than_on_a_terminal_progress_is_json_lines_per_host_and_agent(
 
 def test_too_many_failures_stop_a_roll_out_before_the_next_batch(fleet: Fleet) -> None:
     for number in range(4):
-        fleet.add(f"host{number}", "fail" if number == 1 else "done")
+        fleet.add(f"host{number}", "held" if number == 1 else "done")
     result = fleet.run("backup", "--json", "--batch", "2", "--max-failures", "24%")
     assert list(result.outcomes.values()) == ["done", "failed", "not-started", "not-started"]
     assert (result.code, result.answer["outcome"]) == (10, "stopped")
     assert "1 host of 4 did not succeed, which is more than 24%" in result.answer["stopped"]
     assert fleet.hosts["host2"].calls() == []
+    assert fleet.hosts["host1"].calls() == ["backup", "recover"], "what it left quiesced is not left"
+    assert result.host("host1")["recovery"] == "Undone: agent-web."
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

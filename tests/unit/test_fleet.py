@@ -113,6 +113,18 @@ def test_a_host_at_work_when_the_play_ended_is_unknown_and_one_that_was_not_is_n
     assert outcome_of().outcome == "not-started"
 
 
+def test_a_host_on_which_the_module_was_killed_is_unknown():
+    crash = {"failed": True, "msg": "MODULE FAILURE", "module_stdout": "", "module_stderr": "Killed", "rc": 137}
+    assert outcome_of(*BEGUN, event("runner_on_failed", res=crash), STATS).outcome == "unknown"
+
+
+def test_what_was_left_quiesced_and_then_recovered_is_no_longer_the_exit_code():
+    result = result_of(("done", 0), ("failed", 11))
+    assert result.exit_code() == 11
+    result.hosts[1].recovered = True
+    assert result.exit_code() == 10
+
+
 def test_a_restore_of_several_agents_has_all_their_answers():
     module = "trinity.snap.trinity_snap_restore"
     items = [{"restore": {"agent": name}, "rc": 0} for name in ("platform", "web")]

@@ -18,7 +18,8 @@ class HostResult:
     `done` and `failed` are what the host itself said. `unreachable`: nothing was begun there, because no connection could be
     made. `unknown`: something was begun, and the connection or Ansible ended before the host answered. `not-started`: it was
     not its turn.
-    `answer` is the JSON of the command on the host. `recovery` says what was done about a host that was `unknown`.
+    `answer` is the JSON of the command on the host. `recovery` says what was done about a host that was `unknown` or where
+    something was left quiesced, and `recovered` whether that worked.
     """
 
     host: str
@@ -28,6 +29,7 @@ class HostResult:
     exit_code: int | None = None
     duration_seconds: float | None = None
     recovery: str | None = None
+    recovered: bool = False
     answer: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -35,6 +37,11 @@ class HostResult:
         """The agents in the host's answer, if there are any."""
         found = self.answer.get("agents")
         return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+    @property
+    def left_quiesced(self) -> bool:
+        """Whether the host itself said that something was left quiesced."""
+        return self.exit_code == LeftQuiesced.exit_code
 
     def to_json(self) -> dict[str, object]:
         """The host as `--json` has it."""
@@ -46,6 +53,7 @@ class HostResult:
             "exit_code": self.exit_code,
             "duration_seconds": None if self.duration_seconds is None else round(self.duration_seconds, 3),
             "recovery": self.recovery,
+            "recovered": self.recovered,
             "answer": self.answer,
         }
 
@@ -80,7 +88,7 @@ class FleetResult:
     def exit_code(self) -> int:
         """The exit code of the command. That something was left quiesced outweighs everything else."""
         codes = {host.exit_code for host in self.hosts if host.outcome != "done"}
-        if LeftQuiesced.exit_code in codes:
+        if any(host.left_quiesced and not host.recovered for host in self.hosts):
             return LeftQuiesced.exit_code
         if self.signal is not None:
             return 128 + self.signal

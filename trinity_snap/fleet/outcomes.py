@@ -70,7 +70,10 @@ class Tracker:
         elif kind == "runner_on_failed" and not data.get("ignore_errors"):
             if main:
                 self._take(result, said)
-            self._decide(result, "failed", _sentence(said))
+            died = (
+                main and "module_stdout" in said
+            )  # killed, or it could not run: what it had begun may go on without it
+            self._decide(result, "unknown" if died else "failed", _sentence(said))
         elif kind == "runner_on_unreachable":
             self._lost(result, _sentence(said), main=main)
 

@@ -71,7 +71,7 @@ def _batch(player: Player, batch: list[str], watcher: Watcher, asked: Stop) -> d
     )
     tracker.finish()
     _complain(tracker, played)
-    lost = [one for one in tracker.results.values() if one.outcome == "unknown"]
+    lost = [one for one in tracker.results.values() if one.outcome == "unknown" or one.left_quiesced]
     if lost and request.action.holds and not request.check:
         _recover(player, lost, watcher, asked)
     return tracker.results
@@ -100,14 +100,14 @@ def _recover(player: Player, lost: list[HostResult], watcher: Watcher, asked: St
     hosts = {one.host: one for one in lost}
     interrupted, times = asked.asked, asked.times
     how_many = plural(len(hosts), "host")
-    watcher.note(f"Recovering {how_many} that did not answer: {', '.join(sorted(hosts))}.", hosts)
+    watcher.note(f"Recovering {how_many} that did not end well: {', '.join(sorted(hosts))}.", hosts)
     found = _quietly(player, ACTIONS["recover"], hosts, {"trinity_snap_recover_wait": _RECOVER_WAIT}, asked, times)
     for name, one in found.items():
-        hosts[name].recovery = _recovered(one)
+        hosts[name].recovery, hosts[name].recovered = _recovered(one), one.outcome == "done"
     if player.request.action.name != "backup":
         return
     until = time.monotonic() + (0 if interrupted else player.request.reconnect_seconds)
-    waiting = [name for name, one in found.items() if one.outcome in ("done", "unreachable")]
+    waiting = [name for name, one in found.items() if one.outcome != "failed" and hosts[name].outcome == "unknown"]
     while waiting and asked.times == times:
         said = _quietly(player, ACTIONS["status"], waiting, {"trinity_snap_status_max_age": ""}, asked, times)
         alive = {name for name in waiting if found[name].answer.get("left_to")}
@@ -119,7 +119,7 @@ def _recover(player: Player, lost: list[HostResult], watcher: Watcher, asked: St
         if waiting:
             time.sleep(_ASK_AGAIN_SECONDS)
     for one in hosts.values():
-        if one.outcome != "unknown":
+        if one.outcome != "unknown" and not one.left_quiesced:
             watcher.host_ended(one)
 
 
@@ -161,9 +161,7 @@ def _learn(lost: HostResult, said: HostResult, run_id: str, *, alive: bool) -> b
     if not ends and alive:
         return False
     if not ends:
-        lost.message = (
-            "The connection was lost, and the host remembers no run: it died, or never began. What it left is undone."
-        )
+        lost.message = "It did not answer, and the host remembers no run of this id: the run died, or never began."
         return True
     bad = [
         str(end.get("error") or end.get("outcome"))
