@@ -239,7 +239,9 @@ def test_on_a_terminal_hosts_at_work_are_shown_and_what_is_through_stays_above_t
     table.begin("backup", "db141b16" * 4, 18)
     for number in range(17):
         table.host_started(f"host{number}")
-    answer = {"agents": [{"agent": "web", "outcome": "done", "consistency": "host-crash-consistent", "error": None}]}
+    answer: dict[str, object] = {
+        "agents": [{"agent": "web", "outcome": "done", "consistency": "host-crash-consistent", "error": None}]
+    }
     table.host_ended(HostResult("host0", "done", duration_seconds=75, answer=answer))
     table.console.print(table)
     lines = stream.getvalue().splitlines()
