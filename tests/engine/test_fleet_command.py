@@ -363,6 +363,20 @@ def test_a_killed_controller_leaves_nothing_that_the_next_run_does_not_remove(fl
     assert not left.exists() and private_directories() <= before
 
 
+def test_a_restore_asks_first_and_stops_at_the_first_host_that_is_not_done(fleet: Fleet) -> None:
+    hosts = [fleet.add(f"host{number}", "done") for number in range(3)]
+    hosts[1].variables["trinity_snap_link"] = "/nonexistent"
+    refused = fleet.run("restore", "web", "--json")
+    assert refused.code == 2 and "--yes" in refused.answer["next_step"]
+    assert hosts[0].calls() == []
+    result = fleet.run("restore", "platform", "web", "--yes", "--batch", "1", "--json")
+    assert list(result.outcomes.values()) == ["done", "failed", "not-started"] and result.answer["outcome"] == "stopped"
+    calls = (hosts[0].directory / "calls").read_text().splitlines()
+    assert [line.split(" --")[0] for line in calls] == ["restore platform", "restore web"]
+    assert all("--yes" in line for line in calls) and hosts[2].calls() == []
+    assert len(result.host("host0")["answer"]["agents"]) == 2
+
+
 def test_what_ansible_cannot_begin_is_one_sentence(fleet: Fleet) -> None:
     fleet.add("host", "done")
     assert (none := fleet.run("status", "--json", "--limit", "nobody")).code == 2
