@@ -35,7 +35,7 @@ class ActionModule(RunModule):  # type: ignore[misc]  # ansible has no types
             return answer
         if self._task.async_val:
             raise AnsibleActionFail("A restore with a grant cannot be `async`: the grant goes through the connection.")
-        _, parameters = self.validate_argument_spec(ARGUMENTS, mutually_exclusive=MUTUALLY_EXCLUSIVE)
+        parameters = self.validate_argument_spec(ARGUMENTS, mutually_exclusive=MUTUALLY_EXCLUSIVE)[1]
         if parameters["state"] != "restored":
             raise AnsibleActionFail("`grant` goes with `state: restored` only.")
         self._need_a_pipe()

@@ -40,6 +40,9 @@ options:
         budget was exceeded and the policy falls back (exit code 12).
     type: bool
     default: false
+  run_id:
+    description: Id of the run, 32 hexadecimal digits, for one that several hosts share. Each run has its own if not given.
+    type: str
 seealso:
   - module: trinity.snap.trinity_snap_restore
   - module: trinity.snap.trinity_snap_info
@@ -172,6 +175,7 @@ def main() -> None:
             COMMON_ARGUMENTS,
             agents={"type": "list", "elements": "str", "default": []},
             accept_downgraded={"type": "bool", "default": False},
+            run_id={"type": "str"},
         ),
         supports_check_mode=True,
     )
@@ -179,7 +183,8 @@ def main() -> None:
     if module.check_mode:
         agents = wanted_agents(module)
         module.exit_json(changed=bool(agents), agents=agents, diff={"before": "", "after": describe(agents)})
-    result = run(module, ["backup", *module.params["agents"]])
+    run_id = ["--run-id", module.params["run_id"]] if module.params["run_id"] else []
+    result = run(module, ["backup", *run_id, *module.params["agents"]])
     agents = result.data.get("agents") or []
     replicas = result.data.get("replicas") or []
     report = {

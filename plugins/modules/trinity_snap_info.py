@@ -33,6 +33,11 @@ options:
   agent:
     description: Only the recovery points of this agent.
     type: str
+  max_age:
+    description:
+      - Call an agent stale whose last recovery point is older, such as V(26h) or V(2d), and a replica that is behind too long.
+      - That is no failure. RV(stale) says it.
+    type: str
 seealso:
   - module: trinity.snap.trinity_snap_backup
 """
@@ -77,6 +82,11 @@ status:
   description: The answer of C(trinity-snap status --json).
   returned: when asked for and C(installed)
   type: dict
+stale:
+  description: Agents whose last recovery point is older than O(max_age), and replicas that are behind, by name.
+  returned: with the status
+  type: list
+  elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -104,16 +114,23 @@ def main() -> None:
                 "default": ["agents", "points", "status"],
             },
             agent={"type": "str"},
+            max_age={"type": "str"},
         ),
         supports_check_mode=True,
     )
     if find_executable(module) is None:
-        module.exit_json(changed=False, installed=False)
+        missing = (
+            f"There is no `{module.params['executable']}` on this host. Apply the role trinity.snap.install first."
+        )
+        module.exit_json(changed=False, installed=False, msg=missing)
     answer: dict[str, object] = {"installed": True}
+    stale: list[str] = []
     for subset in module.params["subset"]:
         arguments = [{"points": "list"}.get(subset, subset)]
         if subset == "points" and module.params["agent"]:
             arguments.append(module.params["agent"])
+        if subset == "status" and module.params["max_age"]:
+            arguments += ["--max-age", module.params["max_age"]]
         result = run(module, arguments)
         if result.data.get("error") == "IdentityNeeded":
             module.warn(f"The recovery points of this host are not listed: {result.message}")
@@ -124,6 +141,12 @@ def main() -> None:
         for unreadable in result.data.get("unreadable", []) if subset == "points" else []:
             module.warn(f"Recovery point {unreadable['id']} cannot be read: {unreadable['reason']}")
         answer[subset] = result.data["points"] if subset == "points" else result.data
+        if subset == "status":
+            late = [replica["name"] for replica in result.data.get("replicas", []) if replica.get("stale")]
+            stale = [*result.data.get("stale", []), *(f"replica {name}" for name in late)]
+            answer["stale"] = stale
+    if answer.get("stale"):
+        answer["msg"] = f"Not backed up for longer than {module.params['max_age']}: {', '.join(stale)}."
     module.exit_json(changed=False, **answer)
 
 

@@ -17,11 +17,12 @@ from trinity_snap.errors import IntegrityError, SomeFailed
 
 HEAVY = ("docker", "boto3", "rich", "cryptography", "pydantic", "zstandard", "blake3", "pyfastcdc", "yaml", "msgspec")
 LEAVES = [
-    *([name] for name in COMMANDS if name not in ("policy", "key", "target")),
+    *([name] for name in COMMANDS if name not in ("policy", "key", "target", "fleet")),
     *(["policy", name] for name in ("show", "check", "schema")),
     *(["key", name] for name in ("list", "add", "retire", "rotate", "wrap", "unwrap", "words", "new")),
     *(["key", name] for name in ("pin", "accept", "host-key")),
     *(["target", name] for name in ("check", "policy")),
+    *(["fleet", name] for name in ("backup", "status", "verify", "recover", "restore", "prune")),
 ]
 
 
@@ -99,6 +100,10 @@ def test_the_version(capsys):
         (["restore", "x", "--at", "yesterday"], "is no time"),
         (["restore", "x", "--at", "2h ago", "--point", "abcd"], "exclude each other"),
         (["init", "--adopt"], "--from-words"),
+        (["fleet", "status"], "Give an inventory"),
+        (["fleet", "status", "-i", "/nonexistent"], "no inventory /nonexistent"),
+        (["fleet", "backup", "-i", "h,", "--max-failures", "some"], "is no number of hosts"),
+        (["fleet", "restore", "-i", "h,"], "Name agents"),
         (["init", "--wrap", "glue"], "no way to wrap"),
     ],
 )
@@ -122,7 +127,11 @@ def test_wrong_usage_is_code_2_and_a_sentence(arguments, words, capsys, monkeypa
 
 @pytest.mark.parametrize(
     "leaf",
-    [leaf for leaf in LEAVES if leaf not in (["init"], ["version"], ["policy", "schema"], ["key", "new"])],
+    [
+        leaf
+        for leaf in LEAVES
+        if leaf not in (["init"], ["version"], ["policy", "schema"], ["key", "new"]) and leaf[0] != "fleet"
+    ],
     ids=" ".join,
 )
 def test_without_a_policy_every_command_says_so(leaf, capsys, tmp_path):

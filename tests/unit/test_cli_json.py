@@ -84,6 +84,7 @@ def test_answers_have_the_documented_shape(host: Host, make_host: Any, repositor
 
 def test_results_of_runs_and_restores_have_the_documented_shape() -> None:
     from trinity_snap.backup.result import AgentResult, RunResult
+    from trinity_snap.fleet import FleetResult, HostResult
     from trinity_snap.quiesce import RecoverReport
     from trinity_snap.restore import KeptData, ResumedRestore, VolumePlan
     from trinity_snap.restore.journal import HeldState
@@ -94,6 +95,10 @@ def test_results_of_runs_and_restores_have_the_documented_shape() -> None:
 
     run = RunResult("00" * 16, "host", "2026-01-01T00:00:00+00:00", agents=[AgentResult("web")])
     assert_same_shape(run.to_json(), documented("backup"))
+    fleet = FleetResult("backup", "00" * 16, "2026-01-01T00:00:00+00:00", [HostResult("host1", answer=run.to_json())])
+    assert_same_shape(
+        {**fleet.to_json(), "hosts": [{**fleet.hosts[0].to_json(), "answer": {}}]}, documented("fleet backup")
+    )
     resumed = ResumedRestore("1", "web", "undone", ()).to_json()
     report = {**RecoverReport().to_json(), "restores": [resumed], "left_to": None}
     assert_same_shape(report, documented("recover"))

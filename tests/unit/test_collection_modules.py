@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,7 +106,9 @@ def test_documentation_matches_the_arguments(name: str, collections: Path, monke
     options = yaml.safe_load(shared.ModuleDocFragment.DOCUMENTATION)["options"] | documented["options"]
     assert undescribed(options) == taken["argument_spec"]
     assert documented["module"] == name
-    assert documented["attributes"]["check_mode"]["support"] == "full"
+    # What a recovery would find is known only by recovering.
+    check_mode = "partial" if name == "trinity_snap_recover" else "full"
+    assert documented["attributes"]["check_mode"]["support"] == check_mode
     assert taken["supports_check_mode"] is True
     for example in yaml.safe_load(module.EXAMPLES):
         (parameters,) = (value for key, value in example.items() if key.startswith("trinity.snap."))
@@ -170,6 +173,9 @@ def test_check_mode_finds_an_agent_that_does_not_exist(run_module: Run) -> None:
     assert result["failed"] and "wep" in result["msg"]
 
 
+NEVER_CHANGES_A_VIRGIN_HOST = ("trinity_snap_recover", "trinity_snap_verify")
+
+
 @pytest.mark.parametrize("name", [module for module in MODULES if module != "trinity_snap_info"])
 def test_a_virgin_host_is_a_change_in_check_mode_and_a_clear_failure_otherwise(
     run_module: Run, name: str, tmp_path: Path
@@ -179,9 +185,10 @@ def test_a_virgin_host_is_a_change_in_check_mode_and_a_clear_failure_otherwise(
         "trinity_snap_rollback": {"agent": "web"},
         "trinity_snap_init": {"policy": str(tmp_path / "none")},
         "trinity_snap_recipients": {"recipients": ["a", "b"]},
+        "trinity_snap_policy": {"content": "version: 1", "policy": str(tmp_path / "none")},
     }
     given = parameters.get(name, {})
-    assert run_module(name, check=True, **given)["changed"] is True
+    assert run_module(name, check=True, **given)["changed"] is (name not in NEVER_CHANGES_A_VIRGIN_HOST)
     result = run_module(name, **given)
     assert result["failed"] and "trinity.snap.install" in result["msg"]
 
@@ -311,3 +318,89 @@ def test_points_of_a_sealed_host_are_not_listed_and_that_is_no_failure(run_modul
     result = run_module("trinity_snap_info", answers)
     assert "points" not in result and not result.get("failed")
     assert "There is none." in str(result["warnings"][0])
+
+
+def test_a_run_that_hosts_share_has_the_id_that_was_given(run_module: Run) -> None:
+    result = run_module("trinity_snap_backup", {"backup": (BACKUP, 0)}, run_id="ab" * 16, agents=["web"])
+    assert result["calls"] == [f"backup --run-id {'ab' * 16} web --json"]
+
+
+def test_info_says_who_is_stale_and_does_not_fail(run_module: Run) -> None:
+    answer = {
+        "agents": [],
+        "stale": ["web"],
+        "replicas": [{"name": "far", "stale": True}, {"name": "near", "stale": False}],
+    }
+    result = run_module("trinity_snap_info", {"status": (answer, 1)}, subset=["status"], max_age="26h")
+    assert (result["stale"], result.get("failed", False)) == (["web", "replica far"], False)
+    assert result["calls"] == ["status --max-age 26h --json"]
+
+
+def test_a_recovery_changes_what_it_undid_and_nothing_otherwise(run_module: Run) -> None:
+    nothing: dict[str, object] = {
+        "runs": [],
+        "resumed": [],
+        "removed": [],
+        "restores": [],
+        "left_to": None,
+        "problems": [],
+    }
+    result = run_module("trinity_snap_recover", {"recover": (nothing, 0)})
+    assert (result["changed"], result["calls"]) == (False, ["recover --wait 5m --json"])
+    undone = {**nothing, "runs": ["11"], "resumed": ["agent-web"], "removed": ["/s"]}
+    result = run_module("trinity_snap_recover", {"recover": (undone, 0)}, strays=True)
+    assert (result["changed"], result["diff"]["after"]) == (True, "resumed agent-web\nremoved /s\n")
+    failed = run_module("trinity_snap_recover", {"recover": ({**undone, "problems": ["/s is busy."]}, 1)})
+    assert failed["failed"] and "/s is busy." in failed["msg"]
+
+
+def test_a_verification_names_what_is_damaged(run_module: Run) -> None:
+    answer = {"good": False, "points": [{"id": "13edc035b0", "agent": "web", "good": False}]}
+    result = run_module("trinity_snap_verify", {"verify": (answer, 90)}, read_data=True, points=["13ed"])
+    assert result["failed"] and "13edc035 of web" in result["msg"] and result["rc"] == 90
+    assert result["calls"] == ["verify --read-data 13ed --json"]
+
+
+def test_a_policy_replaces_the_present_one_only_if_the_host_finds_it_good(run_module: Run, tmp_path: Path) -> None:
+    policy = tmp_path / "etc/policy.yml"
+    policy.parent.mkdir()
+    policy.write_text("old: 1\n")
+    wrong = {"message": "It is wrong.", "good": False, "mistakes": ["line 1: no"]}
+    refused = run_module("trinity_snap_policy", {"policy": (wrong, 2)}, policy=str(policy), content="new: 1")
+    assert refused["failed"] and refused["mistakes"] == ["line 1: no"] and refused["changed"] is False
+    assert policy.read_text() == "old: 1\n" and os.listdir(policy.parent) == ["policy.yml"]
+
+    good = {"policy": ({"good": True, "mistakes": []}, 0)}
+    planned = run_module("trinity_snap_policy", good, check=True, policy=str(policy), content="new: 1")
+    assert planned["changed"] is True and planned["diff"] == {"before": "old: 1\n", "after": "new: 1\n"}
+    assert policy.read_text() == "old: 1\n" and os.listdir(policy.parent) == ["policy.yml"]
+
+    for number in range(4):
+        before = policy.read_text()
+        done = run_module("trinity_snap_policy", good, policy=str(policy), content=f"new: {number}", keep=2)
+        assert done["changed"] is True and policy.read_text() == f"new: {number}\n"
+        assert Path(done["previous"]).read_text() == before
+    assert policy.stat().st_mode & 0o777 == 0o600
+    kept = sorted((policy.parent / "previous").iterdir())
+    assert [path.read_text() for path in kept] == ["new: 1\n", "new: 2\n"]
+    assert run_module("trinity_snap_policy", good, policy=str(policy), content="new: 3\n")["changed"] is False
+    assert all(call.startswith("policy check /") and "--policy" not in call for call in done["calls"])
+
+
+PRUNED = {"deleted_packs": 2, "deleted_bytes": 2048, "fenced_packs": 0, "fenced_bytes": 0}
+
+
+def test_pruning_forgets_first_and_in_check_mode_does_neither(run_module: Run) -> None:
+    answers = {"forget": ({"forgotten": ["4be1"]}, 0), "prune": (PRUNED, 0)}
+    result = run_module("trinity_snap_prune", answers, accept_missing=True)
+    assert result["calls"] == ["forget --json", "prune --accept-missing --json"]
+    assert result["diff"]["after"] == "forget 4be1\ndelete 2 packs, 2 KiB\n"
+    planned = run_module("trinity_snap_prune", answers, check=True, forget=False)
+    assert planned["calls"][2:] == ["prune --dry-run --json"] and planned["changed"] is True
+
+
+def test_pruning_stops_when_forgetting_is_refused(run_module: Run) -> None:
+    refused = {"forgotten": [], "agents": [{"agent": "web", "refused": "its newest point is void", "points": []}]}
+    result = run_module("trinity_snap_prune", {"forget": (refused, 10), "prune": (PRUNED, 0)})
+    assert result["failed"] and "web: its newest point is void" in result["msg"]
+    assert result["calls"] == ["forget --json"]

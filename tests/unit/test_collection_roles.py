@@ -76,3 +76,22 @@ def test_every_role_has_a_playbook_that_applies_it() -> None:
 def test_every_module_is_in_the_action_group() -> None:
     modules = sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
     assert load(ROOT / "meta/runtime.yml")["action_groups"]["trinity_snap"] == modules
+
+
+def test_sanity_checks_leave_out_the_licence_of_modules_and_nothing_else() -> None:
+    """They ask for GPL-3 in every module; everything here is under Apache-2.0."""
+    modules = sorted(path.name for path in (ROOT / "plugins/modules").glob("*.py"))
+    for page in (ROOT / "tests/sanity").glob("ignore-*.txt"):
+        lines = [line.partition(" #")[0] for line in page.read_text().splitlines()]
+        assert lines == [f"plugins/modules/{name} validate-modules:missing-gplv3-license" for name in modules], (
+            page.name
+        )
+
+
+def test_every_variable_of_the_example_inventory_is_one_of_a_role() -> None:
+    text = (ROOT / "inventory.example").read_text()
+    known = set().union(*(options_of(role) for role in ROLES))
+    named = set(re.findall(r"(?m)^ *(?:# )?(trinity_snap_\w+):", text))
+    assert named <= known and len(named) > 10
+    uncommented = re.sub(r"(?m)^    # (?=(trinity_snap|ansible_become_pass|  ))", "    ", text)
+    assert set(yaml.safe_load(uncommented)["trinity"]["vars"]) >= named - {"trinity_snap_target"}

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Collect, on the control node, the wheels that a host needs, as one archive.
 
 Prints {"key": ..., "archive": ...}. The key stands for the package's source and the host's platform; an
@@ -106,8 +105,8 @@ def _download(arguments: argparse.Namespace, source: Path, wheels: Path) -> str:
 
 def platform_tags(machine: str, libc: str) -> list[str]:
     """Give the wheel platforms that run on a host, best first (PEP 600 and PEP 656)."""
-    name, _, version = libc.partition(" ")
-    major, _, minor = version.partition(".")
+    name, version = (*libc.split(" ", 1), "")[:2]
+    major, minor = (*version.split(".", 1), "")[:2]
     if name == "glibc" and major == "2" and minor.isdigit():
         tags = [f"manylinux_2_{number}_{machine}" for number in range(int(minor), 16, -1)]
         return [*tags, f"manylinux2014_{machine}", f"linux_{machine}"]

@@ -1,0 +1,208 @@
+"""`trinity-snap fleet`: backup, status, verify, recover, restore, prune."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from trinity_snap.cli.asking import confirm
+from trinity_snap.cli.fleet_options import (
+    BatchOption,
+    BecomeOption,
+    Common,
+    DryRunOption,
+    EnvironmentOption,
+    ExtraOption,
+    ForksOption,
+    HostPolicyOption,
+    InventoryOption,
+    LimitOption,
+    MaxFailuresOption,
+    OnControlOption,
+    VaultOption,
+)
+from trinity_snap.cli.group import new_app
+from trinity_snap.cli.options import JsonOption, QuietOption
+from trinity_snap.errors import UsageError
+
+app = new_app(no_args_is_help=True, help="Do it on many hosts, through Ansible; docs/fleet.md.")
+
+
+@app.command()
+def backup(
+    agents: Annotated[
+        list[str] | None, typer.Argument(metavar="[AGENT]...", help="Only these agents.", show_default=False)
+    ] = None,
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
+    forks: ForksOption = 20,
+    batch: BatchOption = None,
+    max_failures: MaxFailuresOption = None,
+    extra: ExtraOption = None,
+    vault: VaultOption = None,
+    become: BecomeOption = None,
+    environment: EnvironmentOption = None,
+    dry_run: DryRunOption = False,
+    policy: HostPolicyOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Back up the agents of many hosts, in runs that share one id."""
+    own = {"trinity_snap_agents": agents}
+    common = Common(inventory, limit, forks, batch, max_failures, extra, vault, become, environment, dry_run, policy)
+    return common.run("backup", own, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def status(
+    max_age: Annotated[
+        str | None,
+        typer.Option("--max-age", metavar="TIME", help="A host with an older last point fails.", show_default=False),
+    ] = None,
+    on_control: OnControlOption = False,
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
+    forks: ForksOption = 20,
+    extra: ExtraOption = None,
+    vault: VaultOption = None,
+    become: BecomeOption = None,
+    environment: EnvironmentOption = None,
+    policy: HostPolicyOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """How every agent of many hosts stands. With --on-control their repositories are asked, and not the hosts."""
+    own = {"trinity_snap_status_on_control": on_control, "trinity_snap_status_max_age": max_age}
+    common = Common(inventory, limit, forks, None, None, extra, vault, become, environment, False, policy)
+    return common.run("status", own, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def verify(
+    read_data: Annotated[bool, typer.Option("--read-data", help="Read and check every byte.")] = False,
+    hashes: Annotated[
+        bool, typer.Option("--hashes", help="Compare every pack with its name; needs no identity.")
+    ] = False,
+    on_control: OnControlOption = False,
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
+    forks: ForksOption = 20,
+    batch: BatchOption = None,
+    max_failures: MaxFailuresOption = None,
+    extra: ExtraOption = None,
+    vault: VaultOption = None,
+    become: BecomeOption = None,
+    environment: EnvironmentOption = None,
+    policy: HostPolicyOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Check that the recovery points of many hosts can be restored."""
+    own = {
+        "trinity_snap_verify_read_data": read_data,
+        "trinity_snap_verify_hashes": hashes,
+        "trinity_snap_verify_on_control": on_control,
+    }
+    common = Common(inventory, limit, forks, batch, max_failures, extra, vault, become, environment, False, policy)
+    return common.run("verify", own, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def recover(
+    wait: Annotated[
+        str | None,
+        typer.Option(
+            "--wait",
+            metavar="TIME",
+            help="Wait so long for whoever holds a host; not for a backup.",
+            show_default=False,
+        ),
+    ] = None,
+    strays: Annotated[
+        bool, typer.Option("--strays", help="Remove snapshots of ours, too, that nothing noted.")
+    ] = False,
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
+    forks: ForksOption = 20,
+    extra: ExtraOption = None,
+    vault: VaultOption = None,
+    become: BecomeOption = None,
+    environment: EnvironmentOption = None,
+    policy: HostPolicyOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Undo whatever dead runs left behind on many hosts. Runs that are alive are left alone."""
+    own = {"trinity_snap_recover_wait": wait, "trinity_snap_recover_strays": strays}
+    common = Common(inventory, limit, forks, None, None, extra, vault, become, environment, False, policy)
+    return common.run("recover", own, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def restore(
+    agents: Annotated[
+        list[str] | None, typer.Argument(metavar="AGENT...", help="These agents of every host.", show_default=False)
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every agent that has a recovery point.")] = False,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help="The newest points not younger than that.", show_default=False),
+    ] = None,
+    containers: Annotated[bool, typer.Option("--containers", help="Make missing containers, too.")] = False,
+    grant: Annotated[bool, typer.Option("--grant", help="With grants made here; hosts need no identity.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
+    forks: ForksOption = 20,
+    batch: BatchOption = None,
+    max_failures: MaxFailuresOption = None,
+    extra: ExtraOption = None,
+    vault: VaultOption = None,
+    become: BecomeOption = None,
+    environment: EnvironmentOption = None,
+    dry_run: DryRunOption = False,
+    policy: HostPolicyOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Give agents of many hosts back, each from its own host's repository; `platform` first. Nothing is destroyed first."""
+    if bool(agents) == every:
+        raise UsageError("Name agents, or say --all.", untouched="Nothing was done.")
+    what = f"Restoring {', '.join(agents or ['every agent'])} exchanges data on every host of the inventory."
+    confirm([what], what, needed=not dry_run, yes=yes, as_json=as_json, quiet=quiet)
+    own = {
+        "trinity_snap_restore_agents": agents or ["*"],
+        "trinity_snap_restore_containers": containers,
+        "trinity_snap_restore_grant": grant,
+        "trinity_snap_restore_at": at,
+    }
+    common = Common(
+        inventory, limit, forks, batch, max_failures or "0", extra, vault, become, environment, dry_run, policy
+    )
+    return common.run("restore", own, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def prune(
+    on_control: OnControlOption = False,
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
+    forks: ForksOption = 20,
+    batch: BatchOption = None,
+    max_failures: MaxFailuresOption = None,
+    extra: ExtraOption = None,
+    vault: VaultOption = None,
+    become: BecomeOption = None,
+    environment: EnvironmentOption = None,
+    dry_run: DryRunOption = False,
+    policy: HostPolicyOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Let old recovery points of many hosts go, as their policies say, and free the space."""
+    own = {"trinity_snap_prune_on_control": on_control}
+    common = Common(
+        inventory, limit, forks, batch, max_failures or "0", extra, vault, become, environment, dry_run, policy
+    )
+    return common.run("prune", own, as_json=as_json, quiet=quiet)
