@@ -63,12 +63,12 @@ def serve(tmp_path: Path):
 @pytest.mark.parametrize(
     ("program", "words"),
     [
-        ("import os; os.write(1, b'Welcome to this server!\\n' * 9)", "no packet of SFTP"),
-        ("import os; os.write(1, b'\\0\\0\\0\\x05\\x02\\0\\0\\0\\x06')", "does not know version 3"),
-        ("import os; os.write(1, b'\\0\\0\\0\\x05\\x65\\0\\0\\0\\x06')", "not answer as an SFTP server"),
+        ("import os; os.read(0, 9); os.write(1, b'Welcome to this server!\\n' * 9)", "no packet of SFTP"),
+        ("import os; os.read(0, 9); os.write(1, b'\\0\\0\\0\\x05\\x02\\0\\0\\0\\x06')", "does not know version 3"),
+        ("import os; os.read(0, 9); os.write(1, b'\\0\\0\\0\\x05\\x65\\0\\0\\0\\x06')", "not answer as an SFTP server"),
         ("import sys; sys.exit('no way in')", "the connection (ended|broke)"),
         (
-            "import os; os.write(1, b'\\0\\0\\0\\x0a\\x02\\0\\0\\0\\x03\\xff\\xff\\xff\\xff\\0')",
+            "import os; os.read(0, 9); os.write(1, b'\\0\\0\\0\\x0a\\x02\\0\\0\\0\\x03\\xff\\xff\\xff\\xff\\0')",
             "longer than its packet",
         ),
     ],
