@@ -341,6 +341,8 @@ class FakeReader:
                 return IntegrityError("packs/fake has a damaged segment")
         return b"".join(self.chunks[identity] for identity, _, _ in read.chunks)
 
+    chunk_key = bytes(32)
+
     def chunk_id(self, data: bytes | memoryview) -> bytes:
         """The id of these bytes."""
         return fake_id(data)
@@ -415,6 +417,10 @@ class TreeRepository:
 
     parallel_gets = 2
     read_ahead_bytes = 0
+
+    @property
+    def chunk_key(self) -> bytes:
+        return self.store.open().host.chunk_id_key
 
     def __getattr__(self, name: str) -> Callable:
         def call(*arguments):

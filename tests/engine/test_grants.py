@@ -237,7 +237,7 @@ def test_signed_addresses_are_all_a_host_needs_and_eight_are_read_at_once(
     granted: tuple[Bucket, Grant], tmp_path: Path
 ) -> None:
     bucket, grant = granted
-    bucket.proxy.latency, bucket.proxy.rule = 0.03, OneIn(25)
+    bucket.proxy.latency, bucket.proxy.rule = 0.1, OneIn(25)
     assert restore(at_addresses(grant), grant, tmp_path / "back") == on_disk(tmp_path / "tree")
     assert bucket.proxy.most_at_once["GET"] == 8
     seen = {request.path.partition("?")[0].rpartition("/")[2] for request in bucket.proxy.requests}

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.ports import free_port, wait_for_port
 from trinity_snap.targets import TargetSettings
 
 SSHD = shutil.which("sshd", path=f"/usr/sbin:{os.environ.get('PATH', '')}")
@@ -89,12 +88,8 @@ class Sshd:
             with open(self.home / "log", "ab") as log:
                 command = [SSHD, "-D", "-e", "-f", str(self.home / "sshd_config")]
                 self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
-            deadline = time.monotonic() + 60
-            while True:
-                with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                    return
-                assert self._process.poll() is None and time.monotonic() < deadline, (self.home / "log").read_text()
-                time.sleep(0.02)
+            process = self._process
+            wait_for_port(self.port, lambda: process.poll() is None, (self.home / "log").read_text)
 
     def stop(self) -> None:
         """Kill the server and every connection that it serves."""
@@ -132,9 +127,7 @@ def sshd(home: Path, extra: str = "") -> Iterator[Sshd]:
     for name in ("host_key", "user_key"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(home / name)]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with open_to_all() as keys:  # sshd reads them as the user that comes
         server = Sshd(home, keys, port, extra)
         server.let_in()

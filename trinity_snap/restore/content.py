@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from trinity_snap.errors import IntegrityError, ObjectMissing
 from trinity_snap.repository.manifest import Entry
 from trinity_snap.restore.directories import shown
-from trinity_snap.restore.source import PointSource, SegmentRead
+from trinity_snap.restore.source import ChunkSource, PointSource, SegmentRead
 
 __all__ = ["Layout", "SegmentStream", "chunk_lengths"]
 
@@ -126,7 +126,7 @@ def _data_bytes(span: _Span) -> int:
     return sum(read.data_length for read in span)
 
 
-def chunk_lengths(source: PointSource, ids: Iterable[bytes]) -> dict[bytes, int]:
+def chunk_lengths(source: ChunkSource, ids: Iterable[bytes]) -> dict[bytes, int]:
     """The length of each chunk in bytes, as the packs say. Raise IntegrityError if a chunk is in none."""
     return {chunk_id: length for read in source.plan_reads(ids) for chunk_id, _, length in read.chunks if length >= 0}
 

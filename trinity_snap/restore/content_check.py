@@ -11,19 +11,21 @@ from trinity_snap.errors import RestoreError
 from trinity_snap.repository.manifest import Entry
 from trinity_snap.restore.content import Layout, chunk_lengths
 from trinity_snap.restore.direct import DIRECT_BYTES, DirectFiles, read_exactly
-from trinity_snap.restore.directories import shown
-from trinity_snap.restore.source import PointSource
+from trinity_snap.restore.directories import DirectoryCache, shown
+from trinity_snap.restore.metadata import Losses, differences, read_xattrs
+from trinity_snap.restore.source import ChunkSource
 
-__all__ = ["ContentChecks", "content_matches", "differs", "unreadable"]
+__all__ = ["ContentChecks", "check_file", "content_matches", "differs", "open_quietly", "unreadable"]
 
 _LENGTHS_AT_ONCE = 8192
 _THREADS = 2
 _AHEAD = 32
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 _Read = Callable[[int, int, int], bytes | memoryview]
 
 
-def content_matches(source: PointSource, descriptor: int, entry: Entry, read: _Read = read_exactly) -> bool:
+def content_matches(source: ChunkSource, descriptor: int, entry: Entry, read: _Read = read_exactly) -> bool:
     """Whether an open file, which has the size that the entry says, holds exactly the entry's bytes; holes are zeros.
 
     `read` gives bytes of the descriptor, from an offset, so many. Raise IntegrityError if the recovery point contradicts
@@ -90,27 +92,53 @@ def differs(path: bytes, what: list[str]) -> RestoreError:
     )
 
 
+def open_quietly(name: bytes, directory: int) -> int:
+    """Open a file for reading without changing its access time, where that is allowed. Links are not followed."""
+    try:
+        return os.open(name, _READ | os.O_NOATIME, dir_fd=directory)
+    except PermissionError:
+        return os.open(name, _READ, dir_fd=directory)
+
+
+def check_file(
+    source: ChunkSource, cache: DirectoryCache, entry: Entry, losses: Losses, contents: ContentChecks
+) -> None:
+    """Compare one regular file with its entry: metadata at once, its bytes with `contents`.
+
+    Raise RestoreError if it differs, OSError if it cannot be read, and what `contents` raises.
+    """
+    directory, name = cache.place(entry.path)
+    descriptor = open_quietly(name, directory)
+    try:
+        wrong = differences(entry, os.fstat(descriptor), read_xattrs(descriptor), losses)
+        if wrong:
+            raise differs(entry.path, wrong)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    contents.check(source, entry, descriptor)
+
+
 class ContentChecks:
     """Compares large files in other threads, from the disk where the filesystem allows, and small ones at once.
 
     All its methods are for one thread. `directory` is an open one of the filesystem. Use it as a context manager.
     """
 
-    def __init__(self, source: PointSource, directory: int) -> None:
-        self._source = source
+    def __init__(self, directory: int) -> None:
         self._direct = DirectFiles(directory)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="check")
         self._waiting: deque[tuple[bytes, int, Future[bool]]] = deque()
 
-    def check(self, entry: Entry, descriptor: int) -> None:
-        """Compare an open file, sooner or later, and close it then.
+    def check(self, source: ChunkSource, entry: Entry, descriptor: int) -> None:
+        """Compare an open file with what `source` says of its chunks, sooner or later, and close it then.
 
         Raise RestoreError if this or an earlier file differs or cannot be read, IntegrityError if the recovery point contradicts
         itself about one.
         """
         if entry.size < DIRECT_BYTES:
             try:
-                same = content_matches(self._source, descriptor, entry)
+                same = content_matches(source, descriptor, entry)
             except OSError as error:
                 raise unreadable(entry.path, error) from error
             finally:
@@ -118,7 +146,7 @@ class ContentChecks:
             if not same:
                 raise differs(entry.path, ["content"])
             return
-        future = self._pool.submit(content_matches, self._source, descriptor, entry, self._direct.read)
+        future = self._pool.submit(content_matches, source, descriptor, entry, self._direct.read)
         self._waiting.append((entry.path, descriptor, future))
         while self._waiting and (len(self._waiting) > _AHEAD or self._waiting[0][2].done()):
             self._end_first()

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 
 from trinity_snap.errors import RestoreRefused
 from trinity_snap.repository.manifest import Entry, is_below, sort_key
-from trinity_snap.restore.check import open_quietly
-from trinity_snap.restore.content_check import content_matches
+from trinity_snap.restore.content_check import content_matches, open_quietly
 from trinity_snap.restore.directories import DirectoryCache, list_names, shown
 from trinity_snap.restore.metadata import differences, read_xattrs
 from trinity_snap.restore.names import is_ours

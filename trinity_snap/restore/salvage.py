@@ -214,6 +214,11 @@ class SalvageReader:
         """As the reader does."""
         return self._reader.read_span(reads)
 
+    @property
+    def chunk_key(self) -> bytes:
+        """The key of the keyed hash that ids are."""
+        return self._reader.chunk_key
+
     def chunk_id(self, data: bytes | memoryview) -> bytes:
         """As the reader does."""
         return self._reader.chunk_id(data)

@@ -10,7 +10,17 @@ from trinity_snap.repository.manifest import Entry
 from trinity_snap.repository.points import RecoveryPoint, Volume
 from trinity_snap.repository.reader import SegmentRead
 
-__all__ = ["PointSource", "Repository", "SegmentRead"]
+__all__ = ["ChunkSource", "PointSource", "Repository", "SegmentRead"]
+
+
+class ChunkSource(Protocol):
+    """Knows of chunks what it takes to compare a file with its entry."""
+
+    def plan_reads(self, ids: Iterable[bytes]) -> Sequence[SegmentRead]:
+        """The segments that hold these chunks, each once. Raise IntegrityError if one is in none."""
+
+    def chunk_id(self, data: bytes | memoryview) -> bytes:
+        """The id that these bytes have."""
 
 
 class PointSource(Protocol):
@@ -41,6 +51,10 @@ class PointSource(Protocol):
 
     def chunk_id(self, data: bytes | memoryview) -> bytes:
         """The id that these bytes have."""
+
+    @property
+    def chunk_key(self) -> bytes:
+        """The key of the keyed hash that ids are."""
 
 
 class Repository(Protocol):

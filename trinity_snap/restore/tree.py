@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -53,10 +53,11 @@ class TreeResult:
 class _LargeFile:
     """A file whose chunks come one by one."""
 
-    __slots__ = ("entry", "layout", "pending", "placed")
+    __slots__ = ("entry", "layout", "lengths", "pending", "placed")
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
+        self.lengths: list[int] = []
         self.layout = Layout(entry)
         self.placed = 0
         self.pending = 0
@@ -69,16 +70,25 @@ class TreeWriter:
     """Writes one tree as `root_name` into the open directory `holder`, where nothing of that name may exist.
 
     `devices` says whether device nodes are made; else they are skipped and noted, except `c 0 0`, which is no device but
-    what overlay filesystems mark deletions with.
+    what overlay filesystems mark deletions with. `finished` is told of every file that is complete, with the lengths of its
+    chunks if there are several and not very many, and with what was lost so far.
     """
 
     def __init__(
-        self, source: PointSource, holder: int, root_name: bytes, *, devices: bool, progress: Progress
+        self,
+        source: PointSource,
+        holder: int,
+        root_name: bytes,
+        *,
+        devices: bool,
+        progress: Progress,
+        finished: Callable[[Entry, Sequence[int], Losses], None] | None = None,
     ) -> None:
         self._source = source
         self._cache = DirectoryCache(holder, root_name)
         self._devices = devices
         self._progress = progress
+        self._finished = finished
         self.result = TreeResult()
         self._set = MetadataSetter(self.result.losses)
         self._finish = self._set.finish
@@ -249,8 +259,11 @@ class TreeWriter:
                 if entry.path in self.result.damaged:
                     continue
                 job = self._create_large(entry)
-                self._place(job, entry.chunk_ids(), lengths, pieces)
+                ids = entry.chunk_ids()
+                self._place(job, ids, lengths, pieces)
                 job.layout.finish(job.placed)
+                if self._finished is not None:
+                    job.lengths = [lengths[chunk_id] for chunk_id in ids]
                 if not job.pending:
                     self._finish_large(job)
         self._run(reads, wanted, pieces)
@@ -394,19 +407,21 @@ class TreeWriter:
 
     def _write_pieces(self, job: _LargeFile, data: memoryview, places: Places) -> None:
         entry = job.entry
-        then = None if job.pending else partial(self._finish_file, entry)
+        then = None if job.pending else partial(self._finish_file, entry, lengths=job.lengths)
         self._writes.begin(entry.path, self._open_large(entry), data, places, then)
 
     def _finish_large(self, job: _LargeFile) -> None:
         descriptor = self._open_large(job.entry)
         try:
-            self._finish_file(job.entry, descriptor)
+            self._finish_file(job.entry, descriptor, job.lengths)
         finally:
             os.close(descriptor)
 
-    def _finish_file(self, entry: Entry, descriptor: int) -> None:
+    def _finish_file(self, entry: Entry, descriptor: int, lengths: Sequence[int] = ()) -> None:
         self._finish(descriptor, entry)
         self.result.files += 1
+        if self._finished is not None:
+            self._finished(entry, lengths, self.result.losses)
 
     def _failed_at(self, path: bytes) -> None:
         self._at = path

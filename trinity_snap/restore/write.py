@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from trinity_snap.errors import IntegrityError
+from trinity_snap.errors import IntegrityError, RestoreError
 from trinity_snap.progress import Progress
 from trinity_snap.quiesce.steps import step
 from trinity_snap.repository.manifest import Entry
 from trinity_snap.restore.check import check_tree
+from trinity_snap.restore.checker import Checker
 from trinity_snap.restore.directories import shown
 from trinity_snap.restore.source import PointSource
 from trinity_snap.restore.system import sync_filesystem
@@ -38,18 +39,22 @@ def write_and_check(
     `damaged_is_fatal`, else not at all (see the result).
     """
     progress.stage(f"restore {name}", total)
-    writer = TreeWriter(reader, holder, root_name, devices=devices, progress=progress)
-    result = writer.write(entries())
-    step("restore.written")
-    if result.damaged and damaged_is_fatal:
-        raise damage(name, result, untouched="The volume is as it was.")
-    progress.stage(f"check {name}", total)
-    # What is compared comes from the disk or waits to be written to it; either way nothing counts before both are over.
-    with ThreadPoolExecutor(1, thread_name_prefix="sync") as pool:
-        synced = pool.submit(sync_filesystem, holder)
-        check_tree(reader, holder, root_name, entries(), result, progress)
-        step("restore.checked")
-        synced.result()
+    with Checker(reader.chunk_key, holder, root_name) as checker:
+        writer = TreeWriter(reader, holder, root_name, devices=devices, progress=progress, finished=checker.add)
+        result = writer.write(entries())
+        step("restore.written")
+        if result.damaged and damaged_is_fatal:
+            raise damage(name, result, untouched="The volume is as it was.")
+        progress.stage(f"check {name}", total)
+        # What is compared comes from the disk or waits to be written to it; either way nothing counts before both are over.
+        with ThreadPoolExecutor(1, thread_name_prefix="sync") as pool:
+            synced = pool.submit(sync_filesystem, holder)
+            elsewhere = checker.takes if checker.has_begun else None
+            left_out = check_tree(reader, holder, root_name, entries(), result, progress, elsewhere)
+            if checker.finish() != left_out:
+                raise RestoreError("What was restored could not be compared: some files were passed over.")
+            step("restore.checked")
+            synced.result()
     step("restore.synced")
     return result
 
