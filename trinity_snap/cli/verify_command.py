@@ -75,7 +75,8 @@ def verify(
     if hashes and target is not None and ("/" in target or ":" in target):
         return _without_keys(target, as_json=as_json, quiet=quiet)
     settings = load(policy)
-    if hashes or (identity is None and settings.keys.identity is None and not points and not agents and not read_data):
+    none_here = settings.keys.identity is None and not settings.keys.identity_command
+    if hashes or (identity is None and none_here and not points and not agents and not read_data):
         return _without_identity(settings, target, hashes=hashes, as_json=as_json, quiet=quiet)
     repository = open_repository(settings, Unlock(identity, passphrase_file, trinity_key_file), target)
     chosen = [repository.resolve(selector) for selector in points] if points else repository.points()
