@@ -29,10 +29,19 @@ options:
     type: list
     elements: str
     default: []
+  agents:
+    description: Only recovery points of these agents. Empty means those of all.
+    type: list
+    elements: str
+    default: []
   read_data:
-    description: Read and check every byte, not only that everything is there.
-    type: bool
-    default: false
+    description:
+      - Read and check data, not only that everything is there.
+      - A share such as V(5%) or V(10GiB) reads what was not checked for the longest time, so that a daily V(5%) has read
+        everything in twenty days; V(all), or V(true), reads every byte.
+      - Empty, or V(false), reads none.
+    type: str
+    default: ""
   hashes:
     description: Compare every pack with the hash that is its name. Needs no identity.
     type: bool
@@ -45,7 +54,16 @@ EXAMPLES = r"""
 - name: Look whether everything is there
   trinity.snap.trinity_snap_verify:
 
-- name: Read every byte of a sealed host's repository
+- name: Read a twentieth of the data, what was not read for the longest time
+  trinity.snap.trinity_snap_verify:
+    read_data: 5%
+
+- name: Read every byte that one agent's recovery points need
+  trinity.snap.trinity_snap_verify:
+    read_data: all
+    agents: [researcher]
+
+- name: Compare every pack of a sealed host's repository with its name
   trinity.snap.trinity_snap_verify:
     hashes: true
 """
@@ -64,6 +82,7 @@ verify:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.parsing.convert_bool import BOOLEANS_FALSE, BOOLEANS_TRUE
 from ansible_collections.trinity.snap.plugins.module_utils.command import (
     COMMON_ARGUMENTS,
     DONE,
@@ -81,13 +100,22 @@ def damage(answer: dict[str, Any]) -> str:
     return "; ".join(bad + [f"{one['name']}: {one['reason']}" for one in answer.get("damaged_objects") or []])
 
 
+def wanted_share(text: str) -> list[str]:
+    """The switch for `read_data`: the share for the command to judge, or none."""
+    if text.strip().lower() in ("", *(str(word) for word in BOOLEANS_FALSE)):
+        return []
+    every = text.strip().lower() in {str(word) for word in BOOLEANS_TRUE}
+    return [f"--read-data={'all' if every else text.strip()}"]
+
+
 def main() -> None:
     """Verify, and fail if anything is not good."""
     module = AnsibleModule(
         argument_spec=dict(
             COMMON_ARGUMENTS,
             points={"type": "list", "elements": "str", "default": []},
-            read_data={"type": "bool", "default": False},
+            agents={"type": "list", "elements": "str", "default": []},
+            read_data={"type": "str", "default": ""},
             hashes={"type": "bool", "default": False},
         ),
         supports_check_mode=True,
@@ -96,7 +124,8 @@ def main() -> None:
         missing = f"There is no `{module.params['executable']}` on this host, and so nothing to verify yet."
         module.exit_json(changed=False, msg=missing)
     need_executable(module)
-    switches = [f"--{name.replace('_', '-')}" for name in ("read_data", "hashes") if module.params[name]]
+    switches = ["--hashes"] * module.params["hashes"] + wanted_share(module.params["read_data"])
+    switches += [f"--agent={name}" for name in module.params["agents"]]
     result = run(module, ["verify", *switches, *module.params["points"]])
     if result.rc != DONE:
         fail(module, result, detail=damage(result.data), verify=result.data)

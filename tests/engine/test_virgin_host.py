@@ -17,7 +17,7 @@ pytest.importorskip("ansible")
 ROOT = Path(__file__).resolve().parents[2]
 ANSIBLE = Path(sys.executable).with_name("ansible-playbook")
 CHANGES = {
-    "backup": 1, "policy": 1, "prune": 1, "restore_host": 0, "recover": 0, "status": 0, "uninstall": 0, "verify": 0,
+    "backup": 1, "policy": 1, "prune": 1, "repair": 1, "restore_host": 0, "recover": 0, "status": 0, "uninstall": 0, "verify": 0,
 }  # fmt: skip
 
 
@@ -63,6 +63,7 @@ def test_systemd_finds_no_fault_with_timers_and_their_services(job: str, tmp_pat
         "trinity_snap_docker_host": "",
     }
     values |= {"_trinity_snap_job": job, "_trinity_snap_times": {job: when}}
+    values |= {"_trinity_snap_switches": {"verify": "--read-data=5%%"}}
     units = []
     for kind, template in templates.items():
         unit = tmp_path / f"trinity-snap-{job}.{kind}"

@@ -20,9 +20,9 @@ LEAVES = [
     *([name] for name in COMMANDS if name not in ("policy", "key", "target", "fleet")),
     *(["policy", name] for name in ("show", "check", "schema")),
     *(["key", name] for name in ("list", "add", "retire", "rotate", "wrap", "unwrap", "words", "new")),
-    *(["key", name] for name in ("pin", "accept", "host-key")),
+    *(["key", name] for name in ("pin", "accept", "host-key", "encrypt")),
     *(["target", name] for name in ("check", "policy")),
-    *(["fleet", name] for name in ("backup", "status", "verify", "recover", "restore", "prune")),
+    *(["fleet", name] for name in ("backup", "status", "verify", "repair", "recover", "restore", "prune")),
 ]
 
 

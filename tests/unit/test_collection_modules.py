@@ -358,7 +358,50 @@ def test_a_verification_names_what_is_damaged(run_module: Run) -> None:
     answer = {"good": False, "points": [{"id": "13edc035b0", "agent": "web", "good": False}]}
     result = run_module("trinity_snap_verify", {"verify": (answer, 90)}, read_data=True, points=["13ed"])
     assert result["failed"] and "13edc035 of web" in result["msg"] and result["rc"] == 90
-    assert result["calls"] == ["verify --read-data 13ed --json"]
+    assert result["calls"] == ["verify --read-data=all 13ed --json"]
+
+
+@pytest.mark.parametrize(
+    ("given", "switches"),
+    [
+        ({"read_data": "5%"}, "--read-data=5% "), ({"read_data": "10GiB"}, "--read-data=10GiB "),
+        ({"read_data": "yes"}, "--read-data=all "), ({"read_data": "all"}, "--read-data=all "),
+        ({"read_data": False}, ""), ({"read_data": ""}, ""), ({"hashes": True}, "--hashes "),
+        ({"read_data": "5%", "agents": ["web", "-x"]}, "--read-data=5% --agent=web --agent=-x "),
+    ],
+)  # fmt: skip
+def test_a_verification_takes_a_share_of_the_data_and_agents(
+    run_module: Run, given: dict[str, object], switches: str
+) -> None:
+    result = run_module("trinity_snap_verify", {"verify": ({"good": True}, 0)}, **given)
+    assert (result["changed"], result["calls"]) == (False, [f"verify {switches}--json"])
+
+
+REPAIRED = {
+    "good": True, "brought_back": [{"name": "packs/aa", "from": "offsite"}], "indexed_packs": 2, "unrepaired": [],
+    "stored_anew": [{"name": "packs/bb", "from": "the chunks"}],
+    "recommitted": [{"id": "13edc035b0", "new_id": None}],
+}  # fmt: skip
+
+
+def test_a_repair_says_what_comes_back_and_in_check_mode_what_would(run_module: Run) -> None:
+    result = run_module("trinity_snap_repair", {"repair": (REPAIRED, 0)}, from_replicas=["offsite", "attic"])
+    assert (result["changed"], result["calls"]) == (True, ["repair --from=offsite --from=attic --json"])
+    assert result["diff"]["after"].splitlines() == [
+        "bring back packs/aa from offsite", "store anew what packs/bb held, from the chunks",
+        "store recovery point 13edc035 anew", "take 2 packs into the index again",
+    ]  # fmt: skip
+    planned = run_module("trinity_snap_repair", check=True)
+    assert planned["changed"] is True
+    healthy = run_module("trinity_snap_repair", {"repair": ({"good": True, "brought_back": []}, 0)}, check=True)
+    assert (healthy["changed"], healthy["calls"][-1]) == (False, "repair --dry-run --json")
+
+
+def test_a_repair_that_cannot_bring_everything_back_fails_and_names_what(run_module: Run) -> None:
+    answer = {**REPAIRED, "good": False, "unrepaired": [{"name": "packs/cc", "reason": "no replica has it"}]}
+    result = run_module("trinity_snap_repair", {"repair": (answer, 90)})
+    assert result["failed"] and result["rc"] == 90 and "packs/cc: no replica has it" in result["msg"]
+    assert result["changed"] is True
 
 
 def test_a_policy_replaces_the_present_one_only_if_the_host_finds_it_good(run_module: Run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from trinity_snap.errors import IdentityNeeded, IntegrityError, TrinitySnapError
 
 if TYPE_CHECKING:
     from trinity_snap.policy.schema import Policy
+    from trinity_snap.repository.keys import Identity
     from trinity_snap.repository.repository import Repository
     from trinity_snap.repository.trust import Trust
     from trinity_snap.targets.settings import TargetSettings
@@ -38,19 +39,28 @@ def open_repository(policy: Policy, unlock: Unlock, replica: str | None = None) 
     `replica` is the name of the one to read from, instead of the first target. Raise IdentityNeeded on a host that has none,
     with what can be done instead.
     """
-    from trinity_snap.cli.secrets import open_identity
-    from trinity_snap.repository.identity import load_host_key
+    from trinity_snap.repository.identity import has_host_key, load_host_key
     from trinity_snap.repository.repository import Repository
     from trinity_snap.targets import open_target
 
-    path = unlock.identity or policy.keys.identity
-    if path is None:
+    identity = find_identity(policy, unlock)
+    if identity is None:
         raise identity_needed(policy)
-    identity = open_identity(path, unlock.passphrase_file, unlock.trinity_key_file)
     host_key = policy.keys.host_key
-    host = load_host_key(host_key) if host_key.exists() else None
+    host = load_host_key(host_key) if has_host_key(host_key) else None
     target = open_target(_place(policy, replica))
     return Repository.open(target, host=host, identity=identity, trust=trust_of(policy) if replica is None else None)
+
+
+def find_identity(policy: Policy, unlock: Unlock) -> Identity | None:
+    """The identity that the operator named, else the one of the policy's command, else that of its file; None without."""
+    from trinity_snap.cli.secrets import identity_from, open_identity
+
+    if unlock.identity is None and policy.keys.identity_command:
+        place = Path.cwd() if policy.path is None else policy.path.parent
+        return identity_from(policy.keys.identity_command, place, unlock.passphrase_file, unlock.trinity_key_file)
+    path = unlock.identity or policy.keys.identity
+    return None if path is None else open_identity(path, unlock.passphrase_file, unlock.trinity_key_file)
 
 
 def open_keyless(policy: Policy, replica: str | None = None) -> Repository:
@@ -71,7 +81,9 @@ def _place(policy: Policy, replica: str | None) -> TargetSettings:
 
 def open_somehow(policy: Policy, unlock: Unlock) -> Repository:
     """The repository, opened with the host key where there is one; else, as on a control node, with an identity."""
-    if unlock.identity is None and policy.keys.host_key.exists():
+    from trinity_snap.repository.identity import has_host_key
+
+    if unlock.identity is None and has_host_key(policy.keys.host_key):
         return open_keyless(policy)
     return open_repository(policy, unlock)
 

@@ -1,4 +1,4 @@
-"""`trinity-snap fleet`: backup, status, verify, recover, restore, prune."""
+"""`trinity-snap fleet`: backup, status, verify, repair, recover, restore, prune."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from trinity_snap.cli.fleet_options import (
 )
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import JsonOption, QuietOption
+from trinity_snap.cli.shares import ReadDataOption, ShareCommand, share_of
 from trinity_snap.errors import UsageError
 
 app = new_app(no_args_is_help=True, help="Do it on many hosts, through Ansible; docs/fleet.md.")
@@ -78,9 +79,13 @@ def status(
     return common.run("status", own, as_json=as_json, quiet=quiet)
 
 
-@app.command()
+@app.command(cls=ShareCommand)
 def verify(
-    read_data: Annotated[bool, typer.Option("--read-data", help="Read and check every byte.")] = False,
+    agents: Annotated[
+        list[str] | None,
+        typer.Option("--agent", metavar="NAME", help="Only points of this agent. Repeatable.", show_default=False),
+    ] = None,
+    read_data: ReadDataOption = None,
     hashes: Annotated[
         bool, typer.Option("--hashes", help="Compare every pack with its name; needs no identity.")
     ] = False,
@@ -99,13 +104,42 @@ def verify(
     quiet: QuietOption = False,
 ) -> int:
     """Check that the recovery points of many hosts can be restored."""
+    share_of(read_data)
     own = {
         "trinity_snap_verify_read_data": read_data,
+        "trinity_snap_verify_agents": agents,
         "trinity_snap_verify_hashes": hashes,
         "trinity_snap_verify_on_control": on_control,
     }
     common = Common(inventory, limit, forks, batch, max_failures, extra, vault, become, environment, False, policy)
     return common.run("verify", own, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def repair(
+    replicas: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="NAME", help="Take from this replica only. Repeatable.", show_default=False),
+    ] = None,
+    on_control: OnControlOption = False,
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
+    forks: ForksOption = 20,
+    batch: BatchOption = None,
+    max_failures: MaxFailuresOption = None,
+    extra: ExtraOption = None,
+    vault: VaultOption = None,
+    become: BecomeOption = None,
+    environment: EnvironmentOption = None,
+    dry_run: DryRunOption = False,
+    policy: HostPolicyOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Bring back what is missing or was found damaged in the repositories of many hosts. Only adds."""
+    own = {"trinity_snap_repair_from": replicas, "trinity_snap_repair_on_control": on_control}
+    common = Common(inventory, limit, forks, batch, max_failures, extra, vault, become, environment, dry_run, policy)
+    return common.run("repair", own, as_json=as_json, quiet=quiet)
 
 
 @app.command()

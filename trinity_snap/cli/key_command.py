@@ -11,6 +11,7 @@ import typer
 from trinity_snap.cli.context import Unlock, identity_needed, load, open_repository, open_somehow, trust_of
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.init_command import word_lines, write_words
+from trinity_snap.cli.key_encrypt import encrypt
 from trinity_snap.cli.key_pins import accept, host_key, pin, pin_lines, pins_to_json
 from trinity_snap.cli.options import (
     IdentityOption,
@@ -291,6 +292,7 @@ def new(
 app.command("pin")(pin)
 app.command("accept")(accept)
 app.command("host-key")(host_key)
+app.command("encrypt")(encrypt)
 
 
 def _load(policy: Path | None, unlock: Unlock) -> tuple[Path, Identity]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trinity_snap.credentials import given
 from trinity_snap.errors import KeyFileError, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +58,30 @@ def open_identity(path: Path, passphrase_file: Path | None, trinity_key_file: Pa
     )
 
 
+def identity_from(
+    command: Sequence[str], place: Path, passphrase_file: Path | None, trinity_key_file: Path | None
+) -> Identity:
+    """The identity that a command writes to its standard output, as an identity file has it. It runs in `place`, and may ask.
+
+    Raise KeyFileError or WrongKey. What it wrote is never shown, nor are its arguments.
+    """
+    from trinity_snap.repository.identity import read_identity
+
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, cwd=place, check=False)
+    except OSError as error:
+        raise KeyFileError(f"`{command[0]}` of keys.identity_command cannot be run: {error.strerror}.") from error
+    if done.returncode:
+        raise KeyFileError(
+            f"`{command[0]}` of keys.identity_command failed with exit code {done.returncode}.",
+            untouched="Nothing was changed.",
+            next_step=f"What it said is above. Try it in {place}.",
+        )
+    return read_identity(
+        done.stdout, passphrase=lambda: passphrase(passphrase_file), trinity_key=trinity_key(trinity_key_file)
+    )
+
+
 def wrap_for(kind: str | None, passphrase_file: Path | None, trinity_key_file: Path | None) -> Wrap | None:
     """How to wrap a new identity, by the name of the way: `passphrase`, `trinity`, or None. Raise UsageError."""
     if kind is None:
@@ -87,11 +114,7 @@ def recovery_words(file: Path | None) -> str:
 
 
 def _from_credential(name: str) -> str | None:
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not directory:
-        return None
-    path = Path(directory) / name
-    return _from_file(path) if path.exists() else None
+    return _from_file(given(name))
 
 
 def _from_file(path: Path | None) -> str | None:

@@ -122,6 +122,8 @@ def _open(policy: Policy, unlock: Unlock) -> Repository:
     from trinity_snap.cli.secrets import may_open_unasked
 
     path = unlock.identity or policy.keys.identity
+    if unlock.identity is None and policy.keys.identity_command:  # on a control node, which has nothing else
+        return open_repository(policy, unlock)
     if path is not None and may_open_unasked(path, unlock.passphrase_file, unlock.trinity_key_file):
         return open_repository(policy, unlock)
     return open_keyless(policy)

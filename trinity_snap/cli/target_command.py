@@ -260,21 +260,20 @@ def _healed(healing: Healing, dry_run: bool) -> Iterator[str]:
 
 def _originals(loaded: Policy, unlock: Unlock, deleted_since: datetime | None = None) -> tuple[Originals, Repository]:
     """The bucket as honest writers left it, opened with the identity. Raise UsageError for any other target."""
-    from trinity_snap.cli.secrets import open_identity
+    from trinity_snap.cli.context import find_identity
     from trinity_snap.errors import IdentityNeeded
-    from trinity_snap.repository.identity import load_host_key
+    from trinity_snap.repository.identity import has_host_key, load_host_key
     from trinity_snap.targets import open_target
     from trinity_snap.trusted.opening import open_originals
 
-    path, host_key = unlock.identity or loaded.keys.identity, loaded.keys.host_key
-    if path is None:
+    identity, host_key = find_identity(loaded, unlock), loaded.keys.host_key
+    if identity is None:
         raise IdentityNeeded(
             "Which objects recovery points need is seen only with an identity.",
             untouched="Nothing was changed.",
             next_step="Give one with --identity, where it is: on the control node.",
         )
-    identity = open_identity(path, unlock.passphrase_file, unlock.trinity_key_file)
-    host = load_host_key(host_key) if host_key.exists() else None
+    host = load_host_key(host_key) if has_host_key(host_key) else None
     return open_originals(
         open_target(loaded.target.settings()), host=host, identity=identity, deleted_since=deleted_since
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import typer.core
 
 from trinity_snap.cli.context import Unlock, load, open_keyless, open_repository
 from trinity_snap.cli.group import new_app
@@ -20,6 +19,7 @@ from trinity_snap.cli.options import (
 )
 from trinity_snap.cli.output import emit, plural, size
 from trinity_snap.cli.progress import watched
+from trinity_snap.cli.shares import ReadDataOption, ShareCommand, share_of
 from trinity_snap.cli.verify_report import answer_of, lines_of
 from trinity_snap.errors import AgentMissing, IntegrityError, UsageError
 
@@ -32,21 +32,7 @@ if TYPE_CHECKING:
 app = new_app()
 
 
-class _Command(typer.core.TyperCommand):
-    """`--read-data` may stand alone, which the library knows of flags only."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # the context is the library's
-        from trinity_snap.repository.checks import parse_share
-
-        spelled = []
-        for number, argument in enumerate(args):
-            following = args[number + 1] if number + 1 < len(args) else ""
-            alone = argument == "--read-data" and parse_share(following) is None and "%" not in following
-            spelled.append("--read-data=all" if alone else argument)
-        return super().parse_args(ctx, spelled)
-
-
-@app.command(cls=_Command)
+@app.command(cls=ShareCommand)
 def verify(
     points: Annotated[
         list[str] | None, typer.Argument(metavar="[POINT]...", help="Only these points.", show_default=False)
@@ -55,15 +41,7 @@ def verify(
         list[str] | None,
         typer.Option("--agent", metavar="NAME", help="Only points of this agent. Repeatable.", show_default=False),
     ] = None,
-    read_data: Annotated[
-        str | None,
-        typer.Option(
-            "--read-data",
-            metavar="[SHARE]",
-            help="Read and check every byte; or a share of it, as 5% or 10GiB, what was not checked for the longest time first.",
-            show_default=False,
-        ),
-    ] = None,
+    read_data: ReadDataOption = None,
     hashes: Annotated[
         bool,
         typer.Option("--hashes", help="Compare every pack with the hash that is its name; needs no identity."),
@@ -88,22 +66,17 @@ def verify(
 
     Without an identity, only that everything is there that was stored, with its length or, with --hashes, as it was.
     """
-    from trinity_snap.repository.checks import parse_share
     from trinity_snap.repository.verify import verify as verify_points
     from trinity_snap.trusted.hidden import hidden_objects
 
-    share = None if read_data is None else parse_share(read_data)
-    if read_data is not None and share is None:
-        raise UsageError(
-            f"{read_data!r:.40} is no share of the data.",
-            next_step="Give a percentage or a size: --read-data 5%, 10GiB.",
-        )
+    share = share_of(read_data)
     if hashes and (points or agents or read_data):
         raise UsageError("--hashes goes with none of POINT, --agent and --read-data.")
     if hashes and target is not None and ("/" in target or ":" in target):
         return _without_keys(target, as_json=as_json, quiet=quiet)
     settings = load(policy)
-    if hashes or (identity is None and settings.keys.identity is None and not points and not agents and not read_data):
+    none_here = settings.keys.identity is None and not settings.keys.identity_command
+    if hashes or (identity is None and none_here and not points and not agents and not read_data):
         return _without_identity(settings, target, hashes=hashes, as_json=as_json, quiet=quiet)
     repository = open_repository(settings, Unlock(identity, passphrase_file, trinity_key_file), target)
     chosen = [repository.resolve(selector) for selector in points] if points else repository.points()

@@ -33,6 +33,7 @@ ACTIONS: Mapping[str, Action] = {
         Action("backup", "backup", "trinity_snap_backup", holds=True),
         Action("status", "status", "trinity_snap_info", ("status",)),
         Action("verify", "verify", "trinity_snap_verify", ("verify",)),
+        Action("repair", "repair", "trinity_snap_repair", ("repair",)),
         Action("recover", "recover", "trinity_snap_recover", ("recover",), holds=True),
         Action("restore", "restore", "trinity_snap_restore", ("restore",), holds=True),
         Action("prune", "prune", "trinity_snap_prune", ("prune",)),

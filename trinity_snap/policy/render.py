@@ -23,6 +23,7 @@ _HEAD = """\
 # `trinity-snap policy show` says what holds and why.
 """
 _EXAMPLES: dict[str, str] = {
+    "keys.identity_command": "[ansible-vault, view, --vault-password-file, /root/vault-password, identity.vault]",
     "target.endpoint": "https://s3.example.org",
     "target.credentials_file": "s3-credentials",
     "replicas": "[{name: offsite, url: s3://backups/host1, credentials_file: s3-credentials}]",

@@ -84,6 +84,7 @@ __all__ = [
 ]
 
 Excludes = Annotated[tuple[ExcludeGlob, ...], Allowed("a list of patterns")]
+Words = Annotated[tuple[Text, ...], Field(min_length=1), Allowed("a list of words, the first of which is a program")]
 Globs = Annotated[tuple[Glob, ...], Allowed("a list of patterns")]
 
 
@@ -274,6 +275,14 @@ class KeysSection(Section):
         description=(
             "The identity that opens recovery points, for list, show, verify and restore on this host. "
             "null: there is none here, and backups go on without it."
+        ),
+    )
+    identity_command: Words | None = Field(
+        default=None,
+        description=(
+            "A command that writes the identity, as an identity file has it, to its standard output, in the place of `identity`: "
+            "out of Ansible Vault or a password store, for a control node. It runs in the policy's directory, without a shell. "
+            "null: there is none."
         ),
     )
     recipients: Globs = Field(

@@ -18,6 +18,7 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from trinity_snap.credentials import HOST_KEY, decrypt, given, is_encrypted
 from trinity_snap.durable import write_file_durably
 from trinity_snap.errors import IntegrityError, KeyFileError
 from trinity_snap.repository.documents import (
@@ -103,7 +104,20 @@ def load_identity(
     Raise KeyFileError if the file is missing, damaged, readable by others, or wrapped in a way for which
     nothing was given; WrongKey if the passphrase or key does not open it.
     """
-    content = read_key_file(path, "identity", private=True)
+    return _opened(read_key_file(path, "identity", private=True), path, passphrase, trinity_key)
+
+
+def read_identity(
+    data: bytes, *, passphrase: Callable[[], str] | None = None, trinity_key: str | None = None
+) -> Identity:
+    """The identity that is the text of an identity file, which a command gave. Raise as `load_identity` does."""
+    where = "What the command gave"
+    return _opened(parse_key_file(data, where, "identity"), where, passphrase, trinity_key)
+
+
+def _opened(
+    content: Mapping[str, object], path: Path, passphrase: Callable[[], str] | None, trinity_key: str | None
+) -> Identity:
     try:
         recipient_id, label = _id_and_label(content)
         if "wrapped" not in content:
@@ -184,12 +198,22 @@ def save_host_key(path: Path, host: HostSecret, *, overwrite: bool = False) -> N
 
 
 def load_host_key(path: Path) -> HostSecret:
-    """Read a host key file. Raise KeyFileError if it is missing, damaged, or readable by others."""
+    """Read a host key file, else systemd's credential of it. Raise KeyFileError if it is missing, damaged, or readable by others.
+
+    A file that systemd has encrypted is opened in memory.
+    """
+    if not os.path.exists(path) and (own := given(HOST_KEY)) is not None:
+        path = own
     content = read_key_file(path, "host key", private=True)
     try:
         return HostSecret(base64_field(content, "secret"), hex_field(content, "repository", REPOSITORY_ID_BYTES))
     except IntegrityError as error:
         raise _damaged(path, error) from error
+
+
+def has_host_key(path: Path) -> bool:
+    """Whether there is a host key for `load_host_key`."""
+    return os.path.exists(path) or given(HOST_KEY) is not None
 
 
 def _check_label(label: str) -> str:
@@ -252,15 +276,27 @@ def read_key_file(path: Path, kind: str, *, private: bool) -> dict[str, object]:
         os.close(descriptor)
     if len(data) > _MAX_FILE_BYTES:
         raise KeyFileError(f"{path} is too long for a {kind} file.")
+    if private and is_encrypted(data):
+        data = decrypt(os.fspath(path), f"trinity-snap-{kind.replace(' ', '-')}")
+    return parse_key_file(data, str(path), kind)
+
+
+def parse_key_file(data: bytes, where: str, kind: str) -> dict[str, object]:
+    """The JSON object of a key file of that kind, read from `where`. Raise KeyFileError."""
+    if data.startswith(b"$ANSIBLE_VAULT;"):
+        raise KeyFileError(
+            f"{where} is encrypted by Ansible Vault.",
+            next_step=f"Let `keys.identity_command` open it: [ansible-vault, view, {where}].",
+        )
     try:
         content = parse_object(data)
     except ValueError as error:
-        raise KeyFileError(f"{path} is no {kind} file: {error}.") from error
+        raise KeyFileError(f"{where} is no {kind} file: {error}.") from error
     if content.get("format") != f"trinity-snap {kind}":
-        raise KeyFileError(f"{path} is no {kind} file; its format is {content.get('format')!r:.60}.")
+        raise KeyFileError(f"{where} is no {kind} file; its format is {content.get('format')!r:.60}.")
     version = content.get("version")
     if version != 1 or isinstance(version, bool):
-        raise KeyFileError(f"{path} has version {version!r:.40}, which this version of trinity-snap does not know.")
+        raise KeyFileError(f"{where} has version {version!r:.40}, which this version of trinity-snap does not know.")
     return content
 
 

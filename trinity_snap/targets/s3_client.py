@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trinity_snap.errors import TargetDenied, TargetError
+from trinity_snap.credentials import S3, decrypt, given, is_encrypted
+from trinity_snap.errors import KeyFileError, TargetDenied, TargetError
 from trinity_snap.targets.settings import TargetSettings
 
 __all__ = ["SYSTEMD_CREDENTIAL", "Credentials", "find_credentials", "make_client", "read_credentials"]
 
-SYSTEMD_CREDENTIAL = "trinity-snap-s3"
+SYSTEMD_CREDENTIAL = S3
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 60
 _SPARE_CONNECTIONS = 4
@@ -41,10 +42,8 @@ def find_credentials(settings: TargetSettings) -> Credentials | None:
     """
     if settings.credentials_file is not None:
         return read_credentials(settings.credentials_file)
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    if directory and (path := Path(directory) / SYSTEMD_CREDENTIAL).exists():
-        return read_credentials(path)
-    return None
+    path = given(SYSTEMD_CREDENTIAL)
+    return None if path is None else read_credentials(path)
 
 
 def read_credentials(path: Path) -> Credentials:
@@ -64,6 +63,11 @@ def read_credentials(path: Path) -> Credentials:
             f"(mode {stat.S_IMODE(status.st_mode):04o}).",
             next_step=f"Run `chmod 600 {path}`; if others have had access to this host, make new credentials.",
         )
+    if is_encrypted(data):
+        try:
+            data = decrypt(path, SYSTEMD_CREDENTIAL)
+        except KeyFileError as error:
+            raise TargetDenied(error.message, next_step=error.next_step) from None
     parser = configparser.ConfigParser(interpolation=None, default_section="\0")
     try:
         parser.read_string(data.decode("utf-8"))
