@@ -8,6 +8,9 @@ TrinitySnapError                1   something failed
 ├── LeftQuiesced               11   a container could not be resumed
 ├── GuaranteeNotMet            12   done, with a weaker guarantee than the policy asks for
 ├── NotEntitled                20   the edition of Trinity does not include this
+├── TrinityError                1   Trinity's API did not do what it was asked
+│   ├── TrinityUnreachable      1   it does not answer
+│   └── TrinityRefused          1   it answered with a refusal
 ├── IntegrityError             90   something read is not what was written
 │   └── SessionDamaged         90   the key of a run, without which nothing of it opens
 ├── DockerUnavailable           1   no Docker daemon, or no permission to talk to it
@@ -114,6 +117,23 @@ class NotEntitled(TrinitySnapError):
     """The edition of Trinity does not include this."""
 
     exit_code = 20
+
+
+class TrinityError(TrinitySnapError):
+    """Trinity's API did not do what it was asked."""
+
+
+class TrinityUnreachable(TrinityError):
+    """Trinity does not answer, or not with what it should."""
+
+
+class TrinityRefused(TrinityError):
+    """Trinity refused. `status` is the HTTP status code, `detail` its own words."""
+
+    def __init__(self, message: str, *, status: int, detail: str = "", next_step: str = "") -> None:
+        super().__init__(message, next_step=next_step)
+        self.status = status
+        self.detail = detail
 
 
 class IntegrityError(TrinitySnapError):

@@ -42,6 +42,9 @@ def backup(
     """Back up all agents of this host, or those named, in one run."""
     settings = load(policy)
     require_root("backup")
+    from trinity_snap.trinity.entitlements import require, uses_of_run
+
+    require(settings, uses_of_run(settings))
     from trinity_snap.backup.run import run_backup
 
     with watched(quiet=quiet) as progress:

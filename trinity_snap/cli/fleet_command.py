@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from trinity_snap.cli.asking import confirm
+from trinity_snap.cli.entitled import require_fleet_restore
 from trinity_snap.cli.fleet_options import (
     BatchOption,
     BecomeOption,
@@ -203,6 +204,8 @@ def restore(
     """Give agents of many hosts back, each from its own host's repository; `platform` first. Nothing is destroyed first."""
     if bool(agents) == every:
         raise UsageError("Name agents, or say --all.", untouched="Nothing was done.")
+    if not dry_run:
+        require_fleet_restore()
     what = f"Restoring {', '.join(agents or ['every agent'])} exchanges data on every host of the inventory."
     confirm([what], what, needed=not dry_run, yes=yes, as_json=as_json, quiet=quiet)
     own = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trinity_snap.cli.context import Unlock, load, open_repository
+from trinity_snap.cli.entitled import require_at, rules_of
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import (
     AllTargetsOption,
@@ -67,6 +68,8 @@ def forget(
     loaded = load(policy)
     names = chosen_replicas(loaded, target, all_targets=all_targets)
     unlock = Unlock(identity, passphrase_file, trinity_key_file)
+    if not dry_run:
+        require_at(loaded, target, names)
     first = open_repository(loaded, unlock)
     with watched(quiet=quiet) as progress:
 
@@ -75,7 +78,7 @@ def forget(
 
             section = loaded.replica(name)
             return forget_at_replica(
-                first, replica, lambda agent: loaded.retention_for(agent, section), chosen or (), dry_run=dry_run,
+                first, replica, rules_of(loaded, section, dry_run=dry_run), chosen or (), dry_run=dry_run,
                 accept=accept or (), accept_missing=accept_missing, progress=progress, lenient=target is None,
             )  # fmt: skip
 
@@ -86,7 +89,7 @@ def forget(
             from trinity_snap.repository.forget import forget as forget_points
 
             report = forget_points(
-                first, loaded.retention_for, chosen or (), dry_run=dry_run, accept=accept or (),
+                first, rules_of(loaded, dry_run=dry_run), chosen or (), dry_run=dry_run, accept=accept or (),
                 accept_missing=accept_missing, progress=progress,
             )  # fmt: skip
             others = do_at_replicas(loaded, unlock, names, at_replica)

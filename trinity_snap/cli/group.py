@@ -42,7 +42,7 @@ _HELP = """Back up the volumes of Docker agents while they run, encrypted, and g
 The policy is taken from --policy, $TRINITY_SNAP_POLICY or /etc/trinity-snap/policy.yml. $DOCKER_HOST is
 respected. Every command has --json. Exit codes: 0 done, 1 failed, 2 wrong usage or policy, 3 another run
 holds the host, 10 some agents or replicas failed, 11 something was left quiesced, 12 a guarantee was not met,
-90 integrity."""
+20 not licensed by Trinity, 90 integrity."""
 
 
 class Interrupted(Exception):

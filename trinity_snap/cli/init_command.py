@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trinity_snap.cli.entitled import require_for_init
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import JsonOption, PassphraseFileOption, PolicyOption, QuietOption, TrinityKeyFileOption
 from trinity_snap.cli.output import emit
@@ -121,6 +122,7 @@ def init(
         return
     if identity is not None or repository_id is not None:
         raise UsageError("--identity and --repository-id go with --adopt.")
+    require_for_init(path, target)
     if recovery_words_file is not None and os.path.lexists(recovery_words_file):
         raise KeyFileError(f"There is a file at {recovery_words_file} already.", untouched="Nothing was changed.")
 

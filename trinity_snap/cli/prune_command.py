@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trinity_snap.cli.context import Unlock, load, open_repository
+from trinity_snap.cli.entitled import require_at
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import (
     AllTargetsOption,
@@ -60,6 +61,8 @@ def prune(
     loaded = load(policy)
     names = chosen_replicas(loaded, target, all_targets=all_targets)
     unlock = Unlock(identity, passphrase_file, trinity_key_file)
+    if not dry_run:
+        require_at(loaded, target, names)
     first = open_repository(loaded, unlock)
     state = loaded.state.directory
     with watched(quiet=quiet) as progress:

@@ -69,6 +69,10 @@ def replicate(
         raise UsageError(
             "The policy has no replicas.", next_step="Add `replicas:` to it; docs/policy.md says what they may have."
         )
+    from trinity_snap.trinity.entitlements import require, uses_of_places
+
+    chosen = [settings.replica(name) for name in replicas] if replicas else settings.replicas
+    require(settings, uses_of_places([replica.url for replica in chosen]))
     needs = _needs(settings, Unlock(identity, passphrase_file, trinity_key_file))
     with watched(quiet=quiet) as progress:
         results = bring_up_to_date(

@@ -54,6 +54,7 @@ from trinity_snap.policy.values import (
 )
 from trinity_snap.repository.retention import RetentionRules
 from trinity_snap.targets.settings import TargetSettings
+from trinity_snap.trinity.settings import TrinitySettings
 
 __all__ = [
     "AgentSettings",
@@ -81,6 +82,7 @@ __all__ = [
     "SnapshotSection",
     "StateSection",
     "TargetSection",
+    "TrinitySection",
 ]
 
 Excludes = Annotated[tuple[ExcludeGlob, ...], Allowed("a list of patterns")]
@@ -370,6 +372,40 @@ class PlatformSection(Section):
     )
 
 
+class TrinitySection(Section):
+    """The Trinity installation whose agents are here: docs/trinity.md. Without `url` it is not asked anything."""
+
+    url: Address | None = Field(
+        default=None, description="Where its backend answers, such as http://127.0.0.1:8000. null: it is not asked."
+    )
+    key_file: KeyPath | None = Field(
+        default=None,
+        description=(
+            "A file of mode 0600 with an API key of an administrator. null: the systemd credential `trinity-snap-trinity` if "
+            "there is one, else no key: only the edition is asked then."
+        ),
+    )
+    ca_file: AbsolutePath | None = Field(
+        default=None,
+        description="Certificates (PEM) of the authorities that its certificate may come from. null: the usual.",
+    )
+    hold_schedules: Flag = Field(
+        default=False,
+        description=(
+            "While a run waits for idle agents (`drain`) and until its snapshots are made, their autonomy is switched off, so "
+            "that no scheduled task begins; then it is as it was. Needs a key."
+        ),
+    )
+    start_agents: Flag = Field(
+        default=True,
+        description="After the restore of a whole agent, have Trinity start it, which makes a missing container. Needs a key.",
+    )
+
+    def settings(self) -> TrinitySettings | None:
+        """The same for `trinity_snap.trinity`. None: no Trinity is configured."""
+        return None if self.url is None else TrinitySettings(self.url.rstrip("/"), self.key_file, self.ca_file)
+
+
 class HooksSection(Section):
     """Commands that a shell in the agent's container runs, as the container's user, for mode `hooks`."""
 
@@ -645,6 +681,10 @@ class Policy(Section):
     state: StateSection = Field(default=StateSection(), description="What is kept on this host between runs.")
     agents: AgentsSection = Field(default=AgentsSection(), description="What is protected.")
     platform: PlatformSection = Field(default=PlatformSection(), description="The pseudo-agent `platform`.")
+    trinity: TrinitySection = Field(
+        default=TrinitySection(),
+        description="The Trinity installation whose agents are here, if its API is to be used.",
+    )
     quiesce: QuiesceSection = Field(default=QuiesceSection(), description="How agents hold still.")
     snapshot: SnapshotSection = Field(default=SnapshotSection(), description="How the point-in-time view is made.")
     retention: RetentionSection = Field(default=RetentionSection(), description="What `trinity-snap forget` leaves.")

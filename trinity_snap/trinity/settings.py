@@ -1,0 +1,20 @@
+"""How a Trinity installation is reached: what a policy says of it, without the policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["TrinitySettings"]
+
+
+@dataclass(frozen=True)
+class TrinitySettings:
+    """Where Trinity's backend answers (without `/` at the end), the file with an API key, and certificates to believe.
+
+    `key_file` None means: the systemd credential `trinity-snap-trinity`, if there is one.
+    """
+
+    url: str
+    key_file: Path | None = None
+    ca_file: Path | None = None
