@@ -67,7 +67,11 @@ def test_systemd_finds_no_fault_with_timers_and_their_services(job: str, tmp_pat
     units = []
     for kind, template in templates.items():
         unit = tmp_path / f"trinity-snap-{job}.{kind}"
-        made = jinja2.Environment(keep_trailing_newline=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+        made = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(template.parent), keep_trailing_newline=True, trim_blocks=True,
+            undefined=jinja2.StrictUndefined,
+        )  # fmt: skip
+        made.filters["bool"] = bool
         unit.write_text(made.from_string(template.read_text()).render(values))
         units.append(str(unit))
     done = subprocess.run(
