@@ -107,7 +107,11 @@ def put_in(file: Path, live: Path, state: Path, write: Callable[[Part, IO[bytes]
         def default(part: Part) -> None:
             write_tar(part, opened, NullProgress())
 
-        swap_in(plan, None, Interruption(), default if write is None else lambda part: write(part, opened) and None)
+        def other(part: Part) -> None:
+            assert write is not None
+            write(part, opened)
+
+        swap_in(plan, None, Interruption(), default if write is None else other)
     return plan
 
 

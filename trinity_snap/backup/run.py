@@ -7,7 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -207,7 +207,8 @@ class _Run:
             stack.callback(journal.end)
             stack.callback(self._release, providers)
             step("journal-started")
-            instant = self._snapshot(client, engine, journal, providers, active)
+            with self._schedules_held(client, journal, active):
+                instant = self._snapshot(client, engine, journal, providers, active)
             step("shipping")
             self._ship_all(engine, providers, active, instant)
             step("shipped")
@@ -286,6 +287,19 @@ class _Run:
         if instant.why:
             self._note(f"The guarantee is weaker than asked for: {instant.why}.")
         return instant
+
+    def _schedules_held(
+        self, client: DockerClient | None, journal: Journal, active: Sequence[_Work]
+    ) -> AbstractContextManager[object]:
+        """Where the policy wants it, no scheduled task of agents that are waited for begins in there."""
+        drained = [
+            work.agent for work in active if self.policy.for_agent(work.agent.name).quiesce.drain_seconds is not None
+        ]
+        if client is None or not drained or not self.policy.trinity.hold_schedules:
+            return nullcontext()
+        from trinity_snap.trinity.autonomy import HeldSchedules
+
+        return HeldSchedules(self.policy.trinity.settings(), journal, drained, self._note, self._leave_behind)
 
     def _ship_all(
         self,
