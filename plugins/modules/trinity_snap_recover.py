@@ -70,7 +70,13 @@ from ansible_collections.trinity.snap.plugins.module_utils.command import (
     run,
 )
 
-UNDONE = (("resumed", "resumed"), ("started", "started"), ("hooks", "ran the after-hook of"), ("removed", "removed"))
+UNDONE = (
+    ("resumed", "resumed"),
+    ("started", "started"),
+    ("hooks", "ran the after-hook of"),
+    ("autonomy", "autonomy on again:"),
+    ("removed", "removed"),
+)
 
 
 def undone(answer: dict[str, Any]) -> list[str]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from trinity_snap.backup.shipper import Shipped, Shipper
 from trinity_snap.backup.treecache import Signature, TreeCache, cache_path, forget_all_but
 from trinity_snap.progress import NullProgress, Progress
@@ -25,7 +27,10 @@ _QUIET_NS = 2_000_000_000  # a single write() sets ctime when it starts, and may
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """What a recovery point says of a volume besides its content. `kind` is `volume` or `path`."""
+    """What a recovery point says of a volume besides its content. `kind` is `volume` or `path`.
+
+    `selection`: the patterns of what was taken, if that is not all of it.
+    """
 
     name: str
     kind: str = "volume"
@@ -34,6 +39,7 @@ class SourceSpec:
     driver: str = "local"
     labels: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
+    selection: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -204,6 +210,7 @@ class Engine:
                     entries=outcome.entries,
                     files=outcome.files,
                     bytes=outcome.bytes,
+                    selection=list(source.selection) if source.selection else UNSET,
                 )
             )
         references = [self.session.index.pack_reference(pack) for pack in packs]

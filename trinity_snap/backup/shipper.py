@@ -7,9 +7,9 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import translate
 from pathlib import Path
 
+from trinity_snap.backup.exclusion import compile_exclusion
 from trinity_snap.backup.files import EntryMaker
 from trinity_snap.backup.treecache import CachedPage, Signature, TreeCache, TreeFooter, TreeWriter
 from trinity_snap.errors import SnapshotError
@@ -273,7 +273,7 @@ class _Pass:
         if parent is not None and not parent_is_draft:
             ordinals = [self._session.index.ordinal_of(digest) for digest, _ in parent.footer.packs]
         self._parent = _Parent(parent.pages() if parent is not None else iter(()), ordinals)
-        self._exclude = re.compile("|".join(translate(pattern) for pattern in exclude)) if exclude else None
+        self._exclude = compile_exclusion(exclude)
         self._cutter = PageCutter(shipper._page_seed)
         self._signatures: list[Signature | None] = []
         self._links: dict[tuple[int, int], bytes] = {}

@@ -19,6 +19,8 @@ COMMANDS: dict[str, str] = {
     "list": "The recovery points, newest first.",
     "show": "What a recovery point holds.",
     "restore": "Give back an agent, or parts of it, from a recovery point.",
+    "export": "Write an agent's `data/` from a recovery point as Trinity's portable tar.",
+    "import": "Read Trinity's portable tar into an agent of this host.",
     "grant": "Let a host without an identity restore one recovery point: its keys, for a while.",
     "rollback": "Bring an agent's volumes back from a local snapshot, in seconds.",
     "forget": "Remove recovery points that the policy does not keep, or those named.",

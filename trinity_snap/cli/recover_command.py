@@ -134,6 +134,7 @@ def _run_lines(report: RecoverReport) -> Iterator[str]:
     yield from (f"Resumed container {name}." for name in report.resumed)
     yield from (f"Started container {name}." for name in report.started)
     yield from (f"Ran the after-hook of {agent}." for agent in report.hooks)
+    yield from (f"Switched the autonomy of {agent} on again." for agent in report.autonomy)
     yield from (f"Removed {path}." for path in report.removed)
     yield from (f"Run {run} is alive and was left alone." for run in report.alive)
     for path in report.strays:

@@ -24,7 +24,14 @@ from trinity_snap.cli.options import (
 )
 from trinity_snap.cli.output import emit, plural, seconds, size
 from trinity_snap.cli.progress import watched
-from trinity_snap.errors import DockerUnavailable, GuaranteeNotMet, RestoreRefused, UsageError
+from trinity_snap.errors import (
+    DockerUnavailable,
+    GuaranteeNotMet,
+    KeyFileError,
+    RestoreRefused,
+    TrinityError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -192,10 +199,29 @@ def restore(
             lock.hold_daemon(docker)
         with saying_what_expired(granted, "What was there is as it was; what was restored so far is removed again."):
             result = execute(plan, source, docker, progress)
+    result = replace(result, notes=(*result.notes, *_started_by_trinity(plan, settings)))
     if salvaging is not None:
         return _salvaged(result, salvaging, as_json)
     emit({**result.to_json(), "lines": plan.lines()}, lambda: _lines(result), as_json)
     return 0
+
+
+def _started_by_trinity(plan: RestorePlan, settings: Policy) -> Iterator[str]:
+    """Have Trinity start an agent that was given back as a whole and has no container; what came of it, as sentences."""
+    trinity = settings.trinity.settings() if settings.trinity.start_agents else None
+    whole = (
+        plan.mode in ("swap", "in_place") and plan.as_name is None and not plan.containers and not plan.create_container
+    )
+    if trinity is None or not whole or all(volume.kind == "path" for volume in plan.volumes):
+        return
+    from trinity_snap.trinity.client import TrinityClient
+
+    try:
+        TrinityClient(trinity).start(plan.agent)
+    except (TrinityError, KeyFileError) as error:
+        yield f"Its data is in place, and Trinity has not started it: {error}"
+    else:
+        yield f"Trinity has started {plan.agent}."
 
 
 def _salvaged(result: RestoreResult, salvaging: Salvage, as_json: bool) -> int:

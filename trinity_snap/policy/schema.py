@@ -23,6 +23,7 @@ from trinity_snap.policy.settings import (
     AgentSettings,
     HookSettings,
     Mode,
+    Paths,
     QuiesceSettings,
 )
 from trinity_snap.policy.values import (
@@ -438,6 +439,7 @@ class DrainSection(Section):
     )
 
 
+Selections = Annotated[Paths, Allowed("all or declared")]
 Modes = Annotated[Mode, Allowed("none, pause, hooks or stop")]
 
 
@@ -661,6 +663,7 @@ class Override(Section):
     """Settings for one agent that differ from those for all."""
 
     exclude: Excludes | None = Field(default=None, description="Takes the place of `exclude`. null: as for all.")
+    paths: Selections | None = Field(default=None, description="Takes the place of `paths`. null: as for all.")
     quiesce: QuiesceOverride = Field(default=QuiesceOverride(), description="How this agent holds still.")
     retention: RetentionOverride = Field(default=RetentionOverride(), description="What stays of this agent.")
 
@@ -690,6 +693,13 @@ class Policy(Section):
     retention: RetentionSection = Field(default=RetentionSection(), description="What `trinity-snap forget` leaves.")
     drill: DrillSection = Field(
         default=DrillSection(), description="Proving by restoring: `trinity-snap drill`, by hand or on a schedule."
+    )
+    paths: Selections = Field(
+        default="all",
+        description=(
+            "declared: of an agent's home only what it declares in `~/.trinity/data-paths.yaml` and `persistent-state.yaml`; its "
+            "other volumes as a whole, and all of an agent that declares nothing. docs/trinity.md."
+        ),
     )
     exclude: Excludes = Field(
         default=(),
@@ -765,6 +775,7 @@ class Policy(Section):
         drains = drain.enabled if own.drain.enabled is None else own.drain.enabled
         return AgentSettings(
             exclude=self.exclude if override.exclude is None else override.exclude,
+            paths=override.paths or self.paths,
             quiesce=QuiesceSettings(
                 mode=own.mode or general.mode,
                 hooks=HookSettings(

@@ -7,6 +7,8 @@ from typing import Literal
 
 Mode = Literal["none", "pause", "hooks", "stop"]
 
+Paths = Literal["all", "declared"]
+
 DEFAULT_BEFORE = "~/.trinity/pre-snapshot"
 DEFAULT_AFTER = "~/.trinity/post-snapshot"
 
@@ -38,3 +40,4 @@ class AgentSettings:
 
     exclude: tuple[str, ...]
     quiesce: QuiesceSettings = QuiesceSettings()
+    paths: Paths = "all"

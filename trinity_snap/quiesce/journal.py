@@ -19,6 +19,8 @@ note: whoever reads the journal then looks again, and finds nothing to do.
 | `started-again` | `container`, `by` | the run no longer keeps this one from running |
 | `hook` | `container`, `execution`, `agent`, `after`, `timeout_seconds` | the before-hook is about to run |
 | `hook-over` | `container`, `by` | the after-hook has run, or cannot any more |
+| `holding-autonomy` | `agent`, `url`, files, `enabled_schedules` | its autonomy in Trinity is about to be switched off |
+| `gave-back-autonomy` | `agent`, `by` | it is as it was |
 | `making` | `kind`, `where`, `provider` | a snapshot or staging directory is about to be made |
 | `removed` | `where` | it is gone again |
 | `ended` | | nothing of the run is left |
@@ -75,6 +77,17 @@ class OpenHook:
 
 
 @dataclass(frozen=True)
+class HeldAutonomy:
+    """An agent whose schedules a run holds in the Trinity at `url`, and what it takes to give that back (paths, no key)."""
+
+    agent: str
+    url: str
+    key_file: str | None = None
+    ca_file: str | None = None
+    enabled_schedules: int | None = None
+
+
+@dataclass(frozen=True)
 class JournalState:
     """What a journal says is still open. `process` is None if the journal is too short to tell."""
 
@@ -87,11 +100,12 @@ class JournalState:
     ended: bool
     stopped: tuple[StoppedContainer, ...] = ()
     hooks: tuple[OpenHook, ...] = ()
+    autonomy: tuple[HeldAutonomy, ...] = ()
 
     @property
     def is_undone(self) -> bool:
         """Whether nothing is left open."""
-        return not (self.held or self.leftovers or self.stopped or self.hooks)
+        return not (self.held or self.leftovers or self.stopped or self.hooks or self.autonomy)
 
 
 class Journal:
@@ -177,6 +191,14 @@ class Journal:
         """Note that the after-hook has run, or cannot any more."""
         self._note_undone("hook-over", container=container, by=by)
 
+    def holding_autonomy(self, held: HeldAutonomy) -> None:
+        """Note, durably, that an agent's autonomy is about to be switched off."""
+        self.note("holding-autonomy", durable=True, **asdict(held))
+
+    def gave_back_autonomy(self, agent: str, by: str) -> None:
+        """Note that an agent's autonomy is as it was."""
+        self._note_undone("gave-back-autonomy", agent=agent, by=by)
+
     def making(self, leftovers: Sequence[Leftover]) -> None:
         """Note, durably, things that are about to be made on disk."""
         for number, leftover in enumerate(leftovers, 1):
@@ -224,6 +246,7 @@ def read_journal(path: Path) -> JournalState:
     leftovers: dict[str, Leftover] = {}
     stopped: dict[str, StoppedContainer] = {}
     hooks: dict[str, OpenHook] = {}
+    autonomy: dict[str, HeldAutonomy] = {}
     ended = False
     for event in _events(path):
         match event:
@@ -246,6 +269,12 @@ def read_journal(path: Path) -> JournalState:
                 hooks[container] = OpenHook(container, execution, agent, after, seconds)
             case {"event": "hook-over", "container": str(container)}:
                 hooks.pop(container, None)
+            case {"event": "holding-autonomy", "agent": str(agent), "url": str(url)}:
+                autonomy[agent] = HeldAutonomy(
+                    agent, url, event.get("key_file"), event.get("ca_file"), event.get("enabled_schedules")
+                )
+            case {"event": "gave-back-autonomy", "agent": str(agent)}:
+                autonomy.pop(agent, None)
             case {"event": "making", "kind": str(kind), "where": str(where), "provider": str(provider)}:
                 leftovers[where] = Leftover(kind, Path(where), provider)
             case {"event": "removed", "where": str(where)}:
@@ -256,7 +285,7 @@ def read_journal(path: Path) -> JournalState:
                 pass
     return JournalState(
         path.stem, path, process, guardian, tuple(held), tuple(leftovers.values()), ended,
-        tuple(stopped.values()), tuple(hooks.values()),
+        tuple(stopped.values()), tuple(hooks.values()), tuple(autonomy.values()),
     )  # fmt: skip
 
 

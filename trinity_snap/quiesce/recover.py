@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trinity_snap.errors import HostBusy, LeftQuiesced, SnapshotError
+from trinity_snap.errors import HostBusy, KeyFileError, LeftQuiesced, SnapshotError, TrinityError
 from trinity_snap.quiesce.containers import PauseFailed, resume
 from trinity_snap.quiesce.hooks import run_after_hook
 from trinity_snap.quiesce.journal import (
@@ -42,8 +42,8 @@ _AGAIN_SECONDS = 0.05
 class RecoverReport:
     """What was undone: ids of runs, names of containers, paths; and what could not be, as sentences.
 
-    `hooks` are the agents whose after-hook was run. `waiting` are sentences, too: what can be done only once a
-    container runs again.
+    `hooks` are the agents whose after-hook was run, `autonomy` those whose autonomy in Trinity is as it was again. `waiting` are
+    sentences, too: what can be done only once a container runs again.
     """
 
     runs: list[str] = field(default_factory=list)
@@ -51,6 +51,7 @@ class RecoverReport:
     resumed: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
     hooks: list[str] = field(default_factory=list)
+    autonomy: list[str] = field(default_factory=list)
     removed: list[Path] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -64,6 +65,7 @@ class RecoverReport:
             "resumed": self.resumed,
             "started": self.started,
             "hooks": self.hooks,
+            "autonomy": self.autonomy,
             "removed": [str(path) for path in self.removed],
             "waiting": self.waiting,
             "problems": self.problems,
@@ -96,6 +98,7 @@ def recover(state_dir: Path, client: DockerClient | None) -> RecoverReport:
             stuck += _resume_all(state, journal, client, report)
             stuck += _start_all(state, journal, client, report)
             _run_hooks(state, journal, client, report)
+            stuck += _give_back_autonomy(state, journal, report)
             # What is mounted cannot be renamed or removed.
             for leftover in sorted(state.leftovers, key=lambda each: each.kind != "mounts"):
                 if leftover.kind != "mounts":
@@ -109,7 +112,7 @@ def recover(state_dir: Path, client: DockerClient | None) -> RecoverReport:
     forget_old(state_dir)
     if stuck:
         raise LeftQuiesced(
-            f"These containers, held by a run that died, could not be resumed or started: {', '.join(stuck)}.",
+            f"These, held by a run that died, could not be resumed, started or given back: {', '.join(stuck)}.",
             untouched=" ".join(report.problems) or "Everything else was recovered.",
             next_step=(
                 "See that Docker is well, then run `trinity-snap recover` again, or `docker unpause` or "
@@ -231,6 +234,25 @@ def _run_hooks(state: JournalState, journal: Journal, client: DockerClient | Non
             report.problems.append(problem)
         else:
             report.hooks.append(hook.agent)
+
+
+def _give_back_autonomy(state: JournalState, journal: Journal, report: RecoverReport) -> list[str]:
+    """Switch on in Trinity what the dead run switched off; what could not be."""
+    if not state.autonomy:
+        return []
+    from trinity_snap.trinity.autonomy import give_back
+
+    stuck = []
+    for held in state.autonomy:
+        try:
+            problem = give_back(journal, held, "recover", may_be_late=True)
+        except (TrinityError, KeyFileError) as error:
+            stuck.append(f"the autonomy of {held.agent} ({error.message})")
+            continue
+        report.autonomy.append(held.agent)
+        if problem:
+            report.problems.append(problem)
+    return stuck
 
 
 def _remove(leftover: Leftover, run_id: str, journal: Journal, report: RecoverReport) -> None:

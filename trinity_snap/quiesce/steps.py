@@ -50,6 +50,9 @@ BEGINNING_STEPS = ("discovered",)
 SHIPPING_STEPS = ("shipping", "before-commit", "committed", "shipped")
 """The steps in between, while the views are shipped (`trinity_snap.backup.run`); restores have their own."""
 
+AUTONOMY_STEPS = ("autonomy-noted", "autonomy-held", "autonomy-given-back")
+"""With `trinity: hold_schedules` only: the first two before `prepared`, the last after `guardian-released`."""
+
 KEEPING_STEPS = ("before-keep", "keep-noted", "half-kept", "kept")
 """The steps after shipping, if the snapshots are kept on this host."""
 

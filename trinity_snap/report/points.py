@@ -47,6 +47,7 @@ def point_details(point: RecoveryPoint, void: str | None) -> dict[str, object]:
                 "entries": volume.entries,
                 "files": volume.files,
                 "bytes": volume.bytes,
+                "selection": list(volume.selected),
             }
             for volume in point.volumes
         ],

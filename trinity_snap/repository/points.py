@@ -44,6 +44,12 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     files: int
     bytes: int
+    selection: list[str] | msgspec.UnsetType = msgspec.UNSET  # patterns of what was taken, if that is not all of it
+
+    @property
+    def selected(self) -> tuple[str, ...]:
+        """The patterns of what was taken of the volume; none if it is all there."""
+        return () if self.selection is msgspec.UNSET else tuple(self.selection)
 
 
 class PackReference(msgspec.Struct, frozen=True):

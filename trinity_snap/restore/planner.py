@@ -242,6 +242,8 @@ def _into_host(
         if found is None and target.options:
             options = ", ".join(f"{key}={value}" for key, value in sorted(target.options.items()))
             warnings.append(f"Volume {name} is made with the driver options that it had: {options}.")
+    if volume.selected and exists and not wanted and live is not None:
+        wanted = _declared_only(reader, volume, mode, warnings)
     plan = VolumePlan(volume, name, "swap", live, exists, target, wanted, volume.files, volume.bytes)
     if wanted and b"" not in wanted and not exists:
         raise RestoreRefused(
@@ -260,6 +262,22 @@ def _into_host(
         return _in_place(reader, plan, live)
     how: How = "contents" if live.is_dir() and is_mount_point(live) else "swap"
     return replace(plan, how=how, paths=(), replaced=1)
+
+
+def _declared_only(reader: PointSource, volume: Volume, mode: Mode, warnings: list[str]) -> tuple[bytes, ...]:
+    """What of a live volume is replaced by one of which not all was taken: that, and nothing else."""
+    from trinity_snap.restore.salvage import SalvageReader
+    from trinity_snap.trinity.declared import units
+
+    what = f"The recovery point holds of {volume.name} only what was declared ({', '.join(volume.selected)})"
+    chosen = tuple(units(volume.selected, (entry.path for entry in reader.entries(volume))))
+    if mode == "in_place" or isinstance(reader, SalvageReader) or not chosen:
+        why = "none of which was there" if not chosen else "and this way the rest of the volume would go"
+        raise RestoreRefused(
+            f"{what}, {why}.", untouched="Nothing was changed.", next_step="Restore into a directory with --to."
+        )
+    warnings.append(f"{what}; the rest of it stays as it is.")
+    return tuple(outermost(chosen))
 
 
 def _platform_path(volume: Volume, as_name: str | None, allowed: Collection[Path] | None) -> Path:
