@@ -23,9 +23,9 @@ S3 = "[default]\naws_access_key_id = AKIA\naws_secret_access_key = quiet\n"
 
 def _systemd_creds() -> bool:
     found = shutil.which("systemd-creds")
-    return (
-        bool(found) and os.geteuid() == 0 and not subprocess.run([found, "--version"], capture_output=True).returncode
-    )
+    if found is None or os.geteuid() != 0:
+        return False
+    return subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0
 
 
 needs_systemd_creds = pytest.mark.skipif(not _systemd_creds(), reason="needs root and systemd-creds")
