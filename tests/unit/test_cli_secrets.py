@@ -25,7 +25,7 @@ def _systemd_creds() -> bool:
     found = shutil.which("systemd-creds")
     if found is None or os.geteuid() != 0:
         return False
-    return subprocess.run([found, "--version"], capture_output=True).returncode == 0
+    return subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0
 
 
 needs_systemd_creds = pytest.mark.skipif(not _systemd_creds(), reason="needs root and systemd-creds")
