@@ -19,7 +19,7 @@ from trinity_snap.errors import IntegrityError, SomeFailed
 HEAVY = ("docker", "boto3", "rich", "cryptography", "pydantic", "zstandard", "blake3", "pyfastcdc", "yaml", "msgspec")
 LEAVES = [
     *([name] for name in COMMANDS if name not in ("policy", "key", "target", "fleet")),
-    *(["policy", name] for name in ("show", "check", "schema")),
+    *(["policy", name] for name in ("show", "check", "schema", "set", "edit", "undo", "history", "diff", "when")),
     *(["key", name] for name in ("list", "add", "retire", "rotate", "wrap", "unwrap", "words", "new")),
     *(["key", name] for name in ("pin", "accept", "host-key", "encrypt")),
     *(["target", name] for name in ("check", "policy")),

@@ -23,7 +23,15 @@ def named(text: str) -> list[tuple[str, str | None]]:
 
 @pytest.mark.parametrize(
     "page",
-    ["docs/security.md", "docs/guarantees.md", "docs/format.md", "docs/operations.md", "docs/fleet.md", "README.md"],
+    [
+        "docs/security.md",
+        "docs/guarantees.md",
+        "docs/format.md",
+        "docs/operations.md",
+        "docs/fleet.md",
+        "docs/trinity.md",
+        "README.md",
+    ],
 )
 def test_every_test_that_a_page_names_is_there(page: str) -> None:
     missing = []

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trinity_snap.agents import Agent, Discovery, Source, connect, discover, watcher_notes
+from trinity_snap.agents import PLATFORM_AGENT, Agent, Discovery, Source, connect, discover, watcher_notes
 from trinity_snap.backup.engine import AgentPoint, Engine, SourceSpec
 from trinity_snap.backup.keep import keep_locally
 from trinity_snap.backup.replicas import replicate_after
@@ -41,6 +41,7 @@ from trinity_snap.snapshot.view import SourceView
 from trinity_snap.targets import open_target
 from trinity_snap.trinity.declared import Declared, left_out, read_declared
 from trinity_snap.trinity.naming import DESTINATIONS
+from trinity_snap.trinity.platform import dump_warnings
 from trinity_snap.wording import plural
 
 if TYPE_CHECKING:
@@ -188,6 +189,8 @@ class _Run:
                 result.outcome = "skipped"
                 why = "; ".join(f"{left.what}: {left.why}" for left in agent.not_covered)
                 result.error = f"It has nothing that is backed up. {why}".strip()
+            if agent.rule == PLATFORM_AGENT:
+                self._note_all(dump_warnings([source.path for source in agent.sources]))
             works.append(_Work(agent, agent.sources, result))
             _fail_if_gone(works[-1])
         return works

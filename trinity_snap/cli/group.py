@@ -33,7 +33,7 @@ COMMANDS: dict[str, str] = {
     "replicate": "Bring the further places of the repository up to date, without keys.",
     "recover": "Undo whatever a dead run left behind.",
     "fleet": "Do it on many hosts, through Ansible: backup, status, verify, recover, restore, prune.",
-    "policy": "Show, check or describe the policy.",
+    "policy": "Show, check, change or describe the policy.",
     "key": "Who can open the repository; identities, wrapping, recovery words.",
     "target": "Check the place where the repository lives, and what protects it there.",
     "version": "The version of trinity-snap.",

@@ -1,4 +1,4 @@
-"""`trinity-snap policy`: show, check, schema."""
+"""`trinity-snap policy`: show, check, schema, and what changes it (`policy_editing`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from trinity_snap.cli.context import load
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import JsonOption, PolicyOption, QuietOption
 from trinity_snap.cli.output import emit, table
+from trinity_snap.cli.policy_editing import add_to
 from trinity_snap.errors import PolicyError
 
-app = new_app(help="Show, check or describe the policy.", no_args_is_help=True)
+app = new_app(help="Show, check, change or describe the policy.", no_args_is_help=True)
 
 
 @app.command()
@@ -70,3 +71,6 @@ def schema(policy: PolicyOption = None, as_json: JsonOption = False, quiet: Quie
     from trinity_snap.policy.render import json_schema
 
     emit(json_schema(), (), True)
+
+
+add_to(app)

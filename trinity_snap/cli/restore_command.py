@@ -190,6 +190,9 @@ def restore(
         lines = plan.lines()
         emit({**plan.to_json(), "outcome": "planned", "lines": lines}, lines, as_json)
         return 0
+    from trinity_snap.trinity.platform import refuse_while_in_use
+
+    refuse_while_in_use(plan, docker)
     _confirm(plan, yes=yes, as_json=as_json, quiet=quiet)
     from trinity_snap.quiesce import HostLock
     from trinity_snap.restore import execute

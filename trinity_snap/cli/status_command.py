@@ -61,6 +61,7 @@ def status(
     from trinity_snap.report.status import assemble
     from trinity_snap.report.times import parse_duration
     from trinity_snap.repository.counting import void_points
+    from trinity_snap.trinity.platform import dump_warnings
 
     limit = None if max_age is None else parse_duration(max_age)
     settings = load(policy)
@@ -74,6 +75,7 @@ def status(
     if points is None and found.unnamed_points:
         found.warnings += _nothing_remembered(found)
     found.warnings += _recipients(repository)
+    found.warnings += dump_warnings(settings.platform.paths)
     found.data_checked = checked_data(repository)
     found.warnings += checked_warnings(found.data_checked)
     add_drills(found, known_drills(repository, remembered(settings.state.directory)), settings.drill)

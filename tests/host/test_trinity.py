@@ -1,0 +1,166 @@
+"""A host as Trinity makes it, with an API that refuses what the real one refuses: a day, a disaster, and everything back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.trinity import KEY, FakeAgent, FakeTrinity, serve
+from tests.host.test_main_job import wait_until
+from tests.lab.daemon import Daemon
+from tests.lab.product import Product, install, volume
+
+pytestmark = pytest.mark.host
+
+NAMES = ("web", "ledger", "renamed", "trinity-system")
+HOME = "/home/developer"
+
+
+@dataclass
+class RealTrinity(FakeTrinity):
+    """The fake with containers and volumes of a real Docker behind it."""
+
+    daemon: Daemon = field(kw_only=True)
+
+    def _act(self, method: str, name: str, action: str, body: Any) -> tuple[int, object]:
+        answer = super()._act(method, name, action, body)
+        if (method, action) == ("POST", "start"):
+            self.start_container(name)
+        return answer
+
+    def start_container(self, name: str) -> None:
+        volume_name = self.volume_of(name)
+        labels = {"trinity.agent-name": self.agents[name].base or name, "trinity.platform": "agent-workspace"}
+        self.daemon.client.volumes.create(volume_name, labels=labels)
+        mounts = [f"{volume_name}:{HOME}"]
+        if name in ("web", "ledger"):
+            mounts.append(f"agent-web-shared:{HOME}/{'shared-out' if name == 'web' else 'shared-in/web'}")
+        self.daemon.run(f"agent-{name}", ["sleep", "infinity"], volumes=mounts, labels={"trinity.platform": "agent"})
+
+    def sweep_docker(self) -> list[str]:
+        owned = {self.volume_of(name) for name in self.agents} | {"agent-web-shared"}
+        gone = []
+        for one in self.daemon.client.volumes.list():
+            if "trinity.agent-name" in (one.attrs["Labels"] or {}) and one.name not in owned:
+                one.remove()
+                gone.append(one.name)
+        return gone
+
+
+@pytest.fixture
+def trinity(btrfs_daemon: Daemon) -> Iterator[RealTrinity]:
+    agents = {name: FakeAgent(True, {"nightly": True, "off": False}) for name in NAMES}
+    agents["ledger"].autonomy = False
+    agents["renamed"].base = "first-name"
+    agents["trinity-system"].system = True
+    with serve(RealTrinity(agents=agents, daemon=btrfs_daemon)) as running:
+        assert isinstance(running, RealTrinity)
+        yield running
+
+
+@pytest.fixture
+def product(btrfs_daemon: Daemon, trinity: RealTrinity, tmp_path: Path) -> Product:
+    data = tmp_path / "trinity-data"
+    (data / "backups").mkdir(parents=True)
+    (data / "trinity.db").write_text("rows")
+    (data / "backups" / time.strftime("trinity-backup-%Y%m%d.db", time.gmtime())).touch()
+    key = tmp_path / "etc/trinity-key"
+    key.parent.mkdir(mode=0o700)
+    key.write_text(KEY)
+    key.chmod(0o600)
+    for name in NAMES:
+        trinity.start_container(name)
+        home = volume(btrfs_daemon, trinity.volume_of(name))
+        (home / "data").mkdir()
+        (home / "data/state").write_text(name)
+        (home / "code").write_text("code")
+    shared = volume(btrfs_daemon, "agent-web-shared")
+    (shared / "file").write_text("shared")
+    ledger = volume(btrfs_daemon, trinity.volume_of("ledger"))
+    (ledger / ".trinity").mkdir()
+    (ledger / ".trinity/data-paths.yaml").write_text("data_paths: ['data/**']")
+    return install(
+        tmp_path, btrfs_daemon, trinity={"url": trinity.url, "key_file": "trinity-key", "hold_schedules": True},
+        quiesce={"drain": {"budget_seconds": 1}}, platform={"paths": [str(data)]},
+        overrides={"ledger": {"paths": "declared"}},
+    )  # fmt: skip
+
+
+def autonomy(trinity: FakeTrinity) -> dict[str, bool]:
+    return {name: agent.autonomy for name, agent in trinity.agents.items()}
+
+
+def puts(trinity: FakeTrinity) -> list[str]:
+    return [path.split("/")[3] for method, path in trinity.asked if method == "PUT"]
+
+
+def test_schedules_are_held_for_a_run_and_given_back_after_a_kill(product: Product, trinity: RealTrinity) -> None:
+    before = autonomy(trinity)
+    answer = product.run("backup")
+    assert (answer["outcome"], autonomy(trinity)) == ("done", before)
+    assert sorted(puts(trinity)) == ["renamed", "renamed", "trinity-system", "web", "web"]
+    for step in ("all-paused", "shipping"):
+        product.run("backup", code=-9, TRINITY_SNAP_CRASH_AT=step)
+        wait_until(lambda: autonomy(trinity) == before, 60)
+        product.run("recover")
+        assert all(one.status == "running" for one in product.daemon.client.containers.list(all=True))
+    assert trinity.agents["web"].enabled == {"nightly": True, "off": False}
+
+
+def test_after_a_disaster_everything_is_back_and_runs(product: Product, trinity: RealTrinity, tmp_path: Path) -> None:
+    daemon = product.daemon
+    answer = product.run("backup")
+    assert {one["agent"] for one in answer["agents"]} == {*NAMES, "platform"}
+    tar = tmp_path / "ledger.tar"
+    product.run("export", "ledger", "--portable", str(tar))
+
+    daemon.clean()
+    shutil.rmtree(tmp_path / "trinity-data")
+    lost, trinity.agents = trinity.agents, {}
+
+    daemon.run("trinity-backend", ["sleep", "infinity"])
+    refused = product.run("restore", "platform", "--yes", code=2)
+    assert "docker stop trinity-backend" in refused["next_step"]
+    daemon.client.containers.get("trinity-backend").stop(timeout=0)
+    product.run("restore", "platform", "--yes")
+    assert (tmp_path / "trinity-data/trinity.db").read_text() == "rows"
+    trinity.agents = lost  # its database has its rows again
+
+    for name in NAMES:
+        restored = product.run("restore", name, "--yes")
+        assert f"Trinity has started {name}." in restored["notes"], restored["notes"]
+    assert trinity.sweep_docker() == []
+    for name in NAMES:
+        assert daemon.client.containers.get(f"agent-{name}").status == "running"
+        assert (volume(daemon, trinity.volume_of(name)) / "data/state").read_text() == name
+    ledger = volume(daemon, trinity.volume_of("ledger"))
+    assert not (ledger / "code").exists(), "it was not declared"
+    assert (volume(daemon, "agent-web-shared") / "file").read_text() == "shared"
+
+    (ledger / "data/state").write_text("spoilt")
+    (ledger / "code").write_text("newer code")
+    assert product.run("import", "ledger", str(tar), code=2)["error"] == "RestoreRefused", "it asks first"
+    imported = product.run("import", "ledger", str(tar), "--yes")
+    assert (imported["outcome"], len(imported["previous"])) == ("imported", 1)
+    assert json.loads(json.dumps(imported["manifest"]))["agent_name"] == "ledger"
+    assert ((ledger / "data/state").read_text(), (ledger / "code").read_text()) == ("ledger", "newer code")
+    assert daemon.client.containers.get("agent-ledger").status == "running"
+    (ledger / "data/state").write_text("spoilt again")
+    product.run("restore", "ledger", "--yes")
+    assert ((ledger / "data/state").read_text(), (ledger / "code").read_text()) == ("ledger", "newer code")
+
+
+def test_a_start_that_trinity_refuses_leaves_the_data_in_place(product: Product, trinity: RealTrinity) -> None:
+    product.run("backup", "web")
+    product.daemon.clean()
+    del trinity.agents["web"]
+    restored = product.run("restore", "web", "--yes")
+    assert any("Trinity has no such agent" in note for note in restored["notes"])
+    assert (volume(product.daemon, "agent-web-workspace") / "data/state").read_text() == "web"
