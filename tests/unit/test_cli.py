@@ -22,7 +22,7 @@ LEAVES = [
     *(["key", name] for name in ("list", "add", "retire", "rotate", "wrap", "unwrap", "words", "new")),
     *(["key", name] for name in ("pin", "accept", "host-key")),
     *(["target", name] for name in ("check", "policy")),
-    *(["fleet", name] for name in ("backup", "status", "verify", "recover", "restore", "prune")),
+    *(["fleet", name] for name in ("backup", "status", "verify", "drill", "recover", "restore", "prune")),
 ]
 
 
