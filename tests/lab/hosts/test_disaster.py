@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.faults.stores import rclone_server, write_credentials
-from tests.lab.hosts.agents import CHECKOUT, AgentHost
+from tests.lab.hosts.agents import CHECKOUT, PROVIDERS, AgentHost
 from tests.lab.hosts.lab import Lab
 from tests.lab.hosts.machine import Host
 from tests.lab.images import BUSYBOX
@@ -154,7 +154,7 @@ def prepare(furnished: AgentHost, lab: Lab, home: Path, port: str) -> Disaster:
         on_host = {
             "target": target | {"endpoint": f"http://{network.gateway}:{port}"},
             "keys": {"identity": None, "pins": "recipients.pins"},
-            "state": {"directory": "/var/lib/lost"}, "agents": {"include": ["lost-*"]},
+            "state": {"directory": "/var/lib/lost"}, "agents": {"exclude": [*PROVIDERS]},
             "quiesce": {"budget_seconds": 15},
         }  # fmt: skip
         store = {"endpoint": f"http://{lab.network.gateway}:{port}", "credentials_file": str(home / "s3-credentials")}
