@@ -51,6 +51,7 @@ def restore_arguments(parameters: dict[str, Any], dry_run: bool) -> list[str]:
     switches = (
         ("--in-place", parameters["in_place"]),
         ("--containers", parameters["containers"]),
+        ("--later", bool(parameters.get("later"))),
         ("--release", parameters["state"] == "released"),
         ("--dry-run", dry_run),
         ("--yes", not dry_run),

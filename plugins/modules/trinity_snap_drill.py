@@ -67,6 +67,10 @@ drills:
   returned: when it ran
   type: list
   elements: dict
+drill:
+  description: The answer of C(trinity-snap drill --json); in check mode, what would be drilled.
+  returned: when it ran
+  type: dict
 """
 
 from typing import Any
@@ -113,9 +117,10 @@ def main() -> None:
     result = run(module, drill_arguments(module.params, dry_run=module.check_mode))
     drills = result.data.get("drills") or []
     if module.check_mode:
-        report: dict[str, Any] = {"drills": drills, "diff": difference(result.data)}
+        report: dict[str, Any] = {"drills": drills, "drill": result.data, "diff": difference(result.data)}
     else:
-        report = {"drills": drills, "diff": difference({"lines": [describe(drill) for drill in drills]})}
+        shown = difference({"lines": [describe(drill) for drill in drills]})
+        report = {"drills": drills, "drill": result.data, "diff": shown}
     if result.rc != DONE:
         bad = "; ".join(describe(drill) for drill in drills if drill.get("outcome") != "proved")
         fail(module, result, detail=bad, **report)

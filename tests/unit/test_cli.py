@@ -23,7 +23,7 @@ LEAVES = [
     *(["key", name] for name in ("list", "add", "retire", "rotate", "wrap", "unwrap", "words", "new")),
     *(["key", name] for name in ("pin", "accept", "host-key", "encrypt")),
     *(["target", name] for name in ("check", "policy")),
-    *(["fleet", name] for name in ("backup", "status", "verify", "repair", "recover", "restore", "prune")),
+    *(["fleet", name] for name in ("backup", "status", "verify", "repair", "drill", "recover", "restore", "prune")),
 ]
 
 

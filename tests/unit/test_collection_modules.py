@@ -182,6 +182,7 @@ def test_a_virgin_host_is_a_change_in_check_mode_and_a_clear_failure_otherwise(
 ) -> None:
     parameters: dict[str, dict[str, object]] = {
         "trinity_snap_restore": {"agent": "web"},
+        "trinity_snap_restore_fleet": {"onto": ["old=new"], "grant": {"policy": "old.yml"}},
         "trinity_snap_rollback": {"agent": "web"},
         "trinity_snap_init": {"policy": str(tmp_path / "none")},
         "trinity_snap_recipients": {"recipients": ["a", "b"]},

@@ -1,7 +1,7 @@
 """A container's definition: what the Docker API needs to create the same container again.
 
-A definition is the body of `POST /containers/create` plus two keys of our own, `Name` and `ImageID`, that
-`create_body` takes off again. Volumes that were mounted without being named in the container's own
+A definition is the body of `POST /containers/create` plus three keys of our own, `Name`, `ImageID` and `State` (`running`,
+`paused`, `exited`, …), that `create_body` takes off again. Volumes that were mounted without being named in the container's own
 configuration (anonymous volumes, and those taken over by `--volumes-from`) are named in its binds, so that
 the new container gets the same ones.
 """
@@ -21,6 +21,7 @@ _ENDPOINT = ("Aliases", "IPAMConfig", "Links", "DriverOpts", "GwPriority")
 # Here an empty or zero value differs from the default.
 _EMPTY_MATTERS = frozenset({"MaskedPaths", "ReadonlyPaths", "MemorySwappiness", "Init", "OomKillDisable"})
 _NOT_OURS = frozenset({"ContainerIDFile", "VolumesFrom", "Isolation", "ConsoleSize"})
+_OWN = ("Name", "ImageID", "State")
 _NO_ENDPOINTS = ("host", "none", "container:")
 
 
@@ -33,6 +34,7 @@ def definition_of(inspected: JsonObject) -> JsonObject:
     body: JsonObject = {
         "Name": inspected["Name"].removeprefix("/"),
         "ImageID": inspected["Image"],
+        "State": str((inspected.get("State") or {}).get("Status") or ""),
         **config,
         "HostConfig": _host_config(inspected),
     }
@@ -44,7 +46,7 @@ def definition_of(inspected: JsonObject) -> JsonObject:
 
 def create_body(definition: Mapping[str, object]) -> JsonObject:
     """Given a definition, return the body for `POST /containers/create`; the name goes into the query."""
-    return {key: value for key, value in definition.items() if key not in ("Name", "ImageID")}
+    return {key: value for key, value in definition.items() if key not in _OWN}
 
 
 def _host_config(inspected: JsonObject) -> JsonObject:

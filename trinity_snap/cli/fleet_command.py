@@ -1,4 +1,4 @@
-"""`trinity-snap fleet`: backup, status, verify, repair, recover, restore, prune."""
+"""`trinity-snap fleet`: backup, status, verify, repair, drill, recover, restore, prune."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 
 from trinity_snap.cli.asking import confirm
 from trinity_snap.cli.entitled import require_fleet_restore
+from trinity_snap.cli.fleet_onto import InstallOption, OntoOption, RunOption, onto_variables
 from trinity_snap.cli.fleet_options import (
     BatchOption,
     BecomeOption,
@@ -144,6 +145,41 @@ def repair(
 
 
 @app.command()
+def drill(
+    agents: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[AGENT]...", help="Only these; else all that the policies name.", show_default=False),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="NAME", help="From this replica of the policies.", show_default=False),
+    ] = None,
+    on_control: OnControlOption = False,
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
+    forks: ForksOption = 20,
+    batch: BatchOption = None,
+    max_failures: MaxFailuresOption = None,
+    extra: ExtraOption = None,
+    vault: VaultOption = None,
+    become: BecomeOption = None,
+    environment: EnvironmentOption = None,
+    dry_run: DryRunOption = False,
+    policy: HostPolicyOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Prove that the agents of many hosts can be restored: into a scratch place, compared, and removed again."""
+    own = {
+        "trinity_snap_drill_agents": agents,
+        "trinity_snap_drill_target": target,
+        "trinity_snap_drill_on_control": on_control,
+    }
+    common = Common(inventory, limit, forks, batch, max_failures, extra, vault, become, environment, dry_run, policy)
+    return common.run("drill", own, as_json=as_json, quiet=quiet)
+
+
+@app.command()
 def recover(
     wait: Annotated[
         str | None,
@@ -186,6 +222,9 @@ def restore(
     ] = None,
     containers: Annotated[bool, typer.Option("--containers", help="Make missing containers, too.")] = False,
     grant: Annotated[bool, typer.Option("--grant", help="With grants made here; hosts need no identity.")] = False,
+    onto: OntoOption = None,
+    run: RunOption = None,
+    install: InstallOption = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     inventory: InventoryOption = None,
     limit: LimitOption = None,
@@ -201,11 +240,35 @@ def restore(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
-    """Give agents of many hosts back, each from its own host's repository; `platform` first. Nothing is destroyed first."""
-    if bool(agents) == every:
-        raise UsageError("Name agents, or say --all.", untouched="Nothing was done.")
+    """Give agents of many hosts back, each from its own host's repository; `platform` first. Nothing is destroyed first.
+
+    With --onto the agents of lost hosts come to other hosts, all of them unless some are named, with grants made here. Run it
+    again to go on where it stopped.
+    """
     if not dry_run:
         require_fleet_restore()
+    if onto:
+        moved = onto_variables(onto, agents, run, at, containers=containers, install=install)
+        what = f"Restoring onto {', '.join(moved.hosts)} exchanges whatever these hosts have of the same names."
+        confirm([what], what, needed=not dry_run, yes=yes, as_json=as_json, quiet=quiet)
+        common = Common(
+            inventory,
+            moved.limit(limit),
+            forks,
+            batch,
+            max_failures,
+            extra,
+            vault,
+            become,
+            environment,
+            dry_run,
+            policy,
+        )
+        return common.run("restore_fleet", moved.variables, as_json=as_json, quiet=quiet)
+    if run or install:
+        raise UsageError(f"{'--run' if run else '--install'} goes with --onto.", untouched="Nothing was done.")
+    if bool(agents) == every:
+        raise UsageError("Name agents, or say --all.", untouched="Nothing was done.")
     what = f"Restoring {', '.join(agents or ['every agent'])} exchanges data on every host of the inventory."
     confirm([what], what, needed=not dry_run, yes=yes, as_json=as_json, quiet=quiet)
     own = {

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trinity_snap.cli.context import load, require_root
+from trinity_snap.cli.context import require_root
+from trinity_snap.cli.granted import load_or_default
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import JsonOption, PolicyOption, QuietOption
 from trinity_snap.cli.output import emit
@@ -46,7 +47,7 @@ def recover(
     quiet: QuietOption = False,
 ) -> int:
     """Undo whatever a dead run left behind: paused or stopped containers, hooks, snapshots, restores half done."""
-    settings = load(policy)
+    settings, _ = load_or_default(policy)  # restores with grants need no policy, and may need to be undone
     require_root("recover")
     from trinity_snap.quiesce import HostLock, RecoverReport
     from trinity_snap.report.times import parse_duration

@@ -77,6 +77,12 @@ def restore(
     containers: Annotated[
         bool, typer.Option("--containers", help="Make the agent's container, too, if it is missing.")
     ] = False,
+    later: Annotated[
+        bool,
+        typer.Option(
+            "--later", help="With --containers: note it; `trinity-snap restored --start` makes and starts it."
+        ),
+    ] = False,
     salvage: Annotated[
         bool,
         typer.Option(
@@ -141,6 +147,8 @@ def restore(
         return 0
     if point is not None and at is not None:
         raise UsageError("--point and --at exclude each other.")
+    if later and not containers:
+        raise UsageError("--later goes with --containers.")
     if salvage and (in_place or (paths and to is None)):
         raise UsageError(
             "--salvage goes with neither --in-place nor, without --to, --path: what is left out would be removed there.",
@@ -196,12 +204,24 @@ def restore(
     _confirm(plan, yes=yes, as_json=as_json, quiet=quiet)
     from trinity_snap.quiesce import HostLock
     from trinity_snap.restore import execute
+    from trinity_snap.restore.restored import forget_restored, note_restored
+
+    container = plan.create_container
+    if later:
+        plan = replace(plan, create_container="")
 
     with HostLock(settings.state.directory, plan.id, "restore") as lock, watched(quiet=quiet) as progress:
         if docker is not None and plan.mode != "directory":
             lock.hold_daemon(docker)
+        live = plan.mode != "directory" and plan.as_name is None
+        if live:
+            forget_restored(settings.state.directory, plan.agent)
         with saying_what_expired(granted, "What was there is as it was; what was restored so far is removed again."):
             result = execute(plan, source, docker, progress)
+        if live and plan.mode != "paths" and salvaging is None:
+            note_restored(
+                plan, docker, files=result.files, amount=result.bytes, container=container if later else ""
+            ).save(settings.state.directory)
     result = replace(result, notes=(*result.notes, *_started_by_trinity(plan, settings)))
     if salvaging is not None:
         return _salvaged(result, salvaging, as_json)

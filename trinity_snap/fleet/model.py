@@ -34,8 +34,8 @@ class HostResult:
 
     @property
     def agents(self) -> list[dict[str, object]]:
-        """The agents in the host's answer, if there are any."""
-        found = self.answer.get("agents")
+        """The agents in the host's answer, if there are any; of a drill, its drills."""
+        found = self.answer.get("agents", self.answer.get("drills"))
         return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
     @property

@@ -36,6 +36,8 @@ ACTIONS: Mapping[str, Action] = {
         Action("repair", "repair", "trinity_snap_repair", ("repair",)),
         Action("recover", "recover", "trinity_snap_recover", ("recover",), holds=True),
         Action("restore", "restore", "trinity_snap_restore", ("restore",), holds=True),
+        Action("restore_fleet", "restore_fleet", "trinity_snap_restore_fleet", ("restore_fleet",), holds=True),
+        Action("drill", "drill", "trinity_snap_drill", ("drill",)),
         Action("prune", "prune", "trinity_snap_prune", ("prune",)),
     )
 }

@@ -15,7 +15,7 @@ from trinity_snap.restore.journal import HeldState
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["action_for", "container_exists", "create_container", "start_again", "stop", "users_of"]
+__all__ = ["action_for", "container_exists", "container_state", "create_container", "start_again", "stop", "users_of"]
 
 _STOP_SECONDS = 30
 _RUNNING = frozenset(("running", "restarting"))
@@ -100,13 +100,17 @@ def action_for(held: HeldState) -> str:
 
 def container_exists(docker: DockerClient, name: str) -> bool:
     """Whether there is a container of that name."""
+    return container_state(docker, name) is not None
+
+
+def container_state(docker: DockerClient, name: str) -> str | None:
+    """What a container of that name does (`running`, `created`, `exited`, …); None if there is none."""
     from docker.errors import NotFound
 
     try:
-        docker.api.inspect_container(name)
+        return str(docker.api.inspect_container(name)["State"]["Status"])
     except NotFound:
-        return False
-    return True
+        return None
 
 
 def create_container(docker: DockerClient, definition: Mapping[str, Any], name: str) -> str:
