@@ -28,6 +28,8 @@ COMMANDS: dict[str, str] = {
     "repair": "Repair what is missing or damaged, from replicas and from what is there; only adds.",
     "drill": "Restore recovery points into a scratch place, prove that they are good, and remove it again.",
     "status": "The last recovery point of every agent: age, size, duration, pause, consistency.",
+    "monitor": "What is wrong with the backups of this host, told once to whoever should know.",
+    "report": "One page, for people, that says how the backups of a host or of many stand.",
     "replicate": "Bring the further places of the repository up to date, without keys.",
     "recover": "Undo whatever a dead run left behind.",
     "fleet": "Do it on many hosts, through Ansible: backup, status, verify, recover, restore, prune.",

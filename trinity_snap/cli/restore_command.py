@@ -24,6 +24,7 @@ from trinity_snap.cli.options import (
 )
 from trinity_snap.cli.output import emit, plural, seconds, size
 from trinity_snap.cli.progress import watched
+from trinity_snap.cli.recorded import recorded
 from trinity_snap.errors import DockerUnavailable, GuaranteeNotMet, RestoreRefused, UsageError
 
 if TYPE_CHECKING:
@@ -187,11 +188,14 @@ def restore(
     from trinity_snap.quiesce import HostLock
     from trinity_snap.restore import execute
 
-    with HostLock(settings.state.directory, plan.id, "restore") as lock, watched(quiet=quiet) as progress:
+    holding = HostLock(settings.state.directory, plan.id, "restore")
+    with recorded(settings, "restore", quiet=quiet) as run, holding as lock, watched(quiet=quiet) as progress:
         if docker is not None and plan.mode != "directory":
             lock.hold_daemon(docker)
         with saying_what_expired(granted, "What was there is as it was; what was restored so far is removed again."):
             result = execute(plan, source, docker, progress)
+        lossless = salvaging is None or salvaging.lost.nothing
+        run.ended("done" if lossless else "downgraded", agent=plan.agent, point=plan.point.id, mode=plan.mode)
     if salvaging is not None:
         return _salvaged(result, salvaging, as_json)
     emit({**result.to_json(), "lines": plan.lines()}, lambda: _lines(result), as_json)

@@ -81,7 +81,9 @@ def _at_home(policy: Policy, path: Path, lines: dict[str, int]) -> Policy:
         lines.setdefault(f"{name}.enabled", lines[name])
     target = policy.target.model_copy(update=_files(policy.target, home))
     replicas = tuple(replica.model_copy(update=_files(replica, home)) for replica in policy.replicas)
-    settled = policy.model_copy(update={"keys": located, "target": target, "replicas": replicas})
+    notify_file = policy.monitor.notify_file
+    monitor = policy.monitor.model_copy(update={"notify_file": None if notify_file is None else home / notify_file})
+    settled = policy.model_copy(update={"keys": located, "target": target, "replicas": replicas, "monitor": monitor})
     settled._path = path
     settled._lines = lines
     return settled
