@@ -18,6 +18,8 @@ COMMANDS: dict[str, str] = {
     "backup": "Back up all agents of this host, or those named, in one run.",
     "list": "The recovery points, newest first.",
     "show": "What a recovery point holds.",
+    "diff": "What differs between two recovery points.",
+    "find": "Where a name is, over all recovery points.",
     "restore": "Give back an agent, or parts of it, from a recovery point.",
     "grant": "Let a host without an identity restore one recovery point: its keys, for a while.",
     "rollback": "Bring an agent's volumes back from a local snapshot, in seconds.",
