@@ -12,6 +12,7 @@ from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import JsonOption, PolicyOption, QuietOption
 from trinity_snap.cli.output import emit, plural, seconds, size, table
 from trinity_snap.cli.progress import watched
+from trinity_snap.cli.recorded import recorded
 
 if TYPE_CHECKING:
     from trinity_snap.backup.result import RunResult
@@ -47,8 +48,10 @@ def backup(
     require(settings, uses_of_run(settings))
     from trinity_snap.backup.run import run_backup
 
-    with watched(quiet=quiet) as progress:
-        result = run_backup(settings, agents or None, progress, run_id=run_id)
+    with recorded(settings, "backup", quiet=quiet) as run:
+        with watched(quiet=quiet) as progress:
+            result = run_backup(settings, agents or None, progress, run_id=run_id)
+        run.backup(result, whole=not agents)
     emit(result.to_json(), lambda: _lines(result), as_json)
     return result.exit_code()
 

@@ -21,6 +21,7 @@ from trinity_snap.cli.options import (
 )
 from trinity_snap.cli.output import emit, plural, seconds, size
 from trinity_snap.cli.progress import watched
+from trinity_snap.cli.recorded import recorded
 from trinity_snap.errors import IntegrityError, SomeFailed, UsageError
 
 if TYPE_CHECKING:
@@ -90,8 +91,10 @@ def drill(
         keep,
         target,
     )
-    with watched(quiet=quiet) as progress:
-        results = [drill_point(repository, one, how, progress) for one in points]
+    with recorded(settings, "drill", quiet=quiet) as run:
+        with watched(quiet=quiet) as progress:
+            results = [drill_point(repository, one, how, progress) for one in points]
+        run.drills(result.summary() for result in results)
     answer = {
         "drills": [result.to_json() for result in results],
         "removed": [str(path) for path in swept.removed],

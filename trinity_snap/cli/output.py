@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from trinity_snap.wording import plural as plural
+from trinity_snap.wording import seconds as seconds
+from trinity_snap.wording import size as size
 
 Lines = Iterable[str] | Callable[[], Iterable[str]]
-
-_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def emit(answer: Mapping[str, object], lines: Lines, as_json: bool) -> None:
@@ -32,31 +32,6 @@ def safe(text: str, *, lines: bool = False) -> str:
     return "".join(
         one if one.isprintable() or one == kept else one.encode("unicode_escape").decode("ascii") for one in text
     )
-
-
-def size(count: int) -> str:
-    """`count` bytes in binary units: `1536` gives `1.5 KiB`."""
-    amount = float(count)
-    if amount < 1024:
-        return f"{count} B"
-    for unit in _UNITS:
-        amount /= 1024
-        if amount < 1023.95 or unit == _UNITS[-1]:
-            return f"{amount:.1f} {unit}"
-    raise AssertionError
-
-
-def seconds(amount: float | None) -> str:
-    """A duration: `0.0123` gives `12 ms`, `75` gives `1 min 15 s`."""
-    if amount is None:
-        return "-"
-    if amount < 1:
-        return f"{amount * 1000:.0f} ms"
-    if amount < 60:
-        return f"{amount:.1f} s"
-    minutes, rest = divmod(round(amount), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def age(moment: datetime, now: datetime | None = None) -> str:

@@ -25,6 +25,7 @@ from trinity_snap.cli.options import (
 )
 from trinity_snap.cli.output import emit, local_time, plural, size
 from trinity_snap.cli.progress import watched
+from trinity_snap.cli.recorded import recorded
 from trinity_snap.cli.replicas import chosen_replicas, do_at_replicas, replica_lines, replicas_answer, replicas_code
 from trinity_snap.report.times import timestamp
 
@@ -65,7 +66,7 @@ def prune(
         require_at(loaded, target, names)
     first = open_repository(loaded, unlock)
     state = loaded.state.directory
-    with watched(quiet=quiet) as progress:
+    with recorded(loaded, "prune", quiet=quiet, dry_run=dry_run) as run, watched(quiet=quiet) as progress:
 
         def at_first() -> PruneReport:
             from trinity_snap.repository.prune import prune
@@ -91,6 +92,8 @@ def prune(
         else:
             report = _waited(at_first, progress, wait=wait and not dry_run)
             others = do_at_replicas(loaded, unlock, names, at_replica)
+        outcome = "some-failed" if replicas_code(others) else "done"
+        run.ended(outcome, target=target, deleted=report.deleted_packs, deleted_bytes=report.deleted_bytes)
     answer = {**_answer(report), "target": target, "replicas": replicas_answer(others, _answer)}
     emit(answer, lambda: (*_lines(report), *replica_lines(others, _lines)), as_json)
     return replicas_code(others)

@@ -13,6 +13,7 @@ from trinity_snap.cli.granted import load_or_default
 from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import JsonOption, PolicyOption, QuietOption
 from trinity_snap.cli.output import emit
+from trinity_snap.cli.recorded import recorded
 from trinity_snap.errors import DockerUnavailable, HostBusy, TrinitySnapError
 
 if TYPE_CHECKING:
@@ -59,19 +60,24 @@ def recover(
     report: RecoverReport | None = None
     restores: list[ResumedRestore] = []
     left_to = ""
-    try:
-        with HostLock(state, f"recover-{os.getpid()}", "recover", wait_seconds) as lock:
-            if client is not None:
-                lock.hold_daemon(client)
-            report, restores, failures = _undo(state, client, lock, and_strays=strays)
-    except HostBusy as busy:
-        if wait is None or strays or not busy.undoes_first:
-            raise
-        left_to = busy.message
-    if report is not None and unavailable is not None and report.runs:
-        failures.append(unavailable)
-    if failures:
-        raise max(failures, key=lambda error: error.exit_code == 11)
+    with recorded(settings, "recover", quiet=quiet) as run:
+        try:
+            with HostLock(state, f"recover-{os.getpid()}", "recover", wait_seconds) as lock:
+                if client is not None:
+                    lock.hold_daemon(client)
+                report, restores, failures = _undo(state, client, lock, and_strays=strays)
+        except HostBusy as busy:
+            if wait is None or strays or not busy.undoes_first:
+                raise
+            left_to = busy.message
+        if report is not None and unavailable is not None and report.runs:
+            failures.append(unavailable)
+        if failures:
+            raise max(failures, key=lambda error: error.exit_code == 11)
+        if report is not None:
+            problems = "; ".join(report.problems)[:500] or None
+            undone = len(report.runs) + len(restores)
+            run.ended("failed" if problems else "done", error=problems, undone=undone, resumed=len(report.resumed))
     answer = {
         **(report or RecoverReport()).to_json(),
         "restores": [one.to_json() for one in restores],

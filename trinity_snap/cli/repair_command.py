@@ -19,6 +19,7 @@ from trinity_snap.cli.options import (
 )
 from trinity_snap.cli.output import emit, plural, size
 from trinity_snap.cli.progress import watched
+from trinity_snap.cli.recorded import recorded
 from trinity_snap.errors import IntegrityError, TrinitySnapError
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ def repair(
     repository = open_repository(settings, Unlock(identity, passphrase_file, trinity_key_file))
     notes: list[str] = []
     sources = list(_sources(settings, repository, replicas, notes))
-    with watched(quiet=quiet) as progress:
+    with recorded(settings, "repair", quiet=quiet, dry_run=dry_run) as run, watched(quiet=quiet) as progress:
         report = repair_repository(repository, sources, dry_run=dry_run, progress=progress)
+        run.ended(good=report.good, stored=report.bytes_stored)
     report.notes[:0] = notes
     emit(_answer(report), lambda: _lines(report), as_json)
     return 0 if report.good else IntegrityError.exit_code

@@ -19,6 +19,7 @@ from trinity_snap.cli.options import (
 )
 from trinity_snap.cli.output import emit, plural, seconds, size
 from trinity_snap.cli.progress import watched
+from trinity_snap.cli.recorded import recorded
 from trinity_snap.errors import (
     ForeignRepository,
     IntegrityError,
@@ -74,10 +75,12 @@ def replicate(
     chosen = [settings.replica(name) for name in replicas] if replicas else settings.replicas
     require(settings, uses_of_places([replica.url for replica in chosen]))
     needs = _needs(settings, Unlock(identity, passphrase_file, trinity_key_file))
-    with watched(quiet=quiet) as progress:
-        results = bring_up_to_date(
-            settings, replicas or (), progress, needs=needs, despite_damage=despite_damage, anew=anew
-        )
+    with recorded(settings, "replicate", quiet=quiet) as run:
+        with watched(quiet=quiet) as progress:
+            results = bring_up_to_date(
+                settings, replicas or (), progress, needs=needs, despite_damage=despite_damage, anew=anew
+            )
+        run.replicated(results)
     emit({"replicas": [result.to_json() for result in results]}, lambda: _lines(results), as_json)
     if any(result.damaged for result in results):
         return IntegrityError.exit_code

@@ -24,6 +24,7 @@ from trinity_snap.cli.options import (
 )
 from trinity_snap.cli.output import emit, plural, seconds, size
 from trinity_snap.cli.progress import watched
+from trinity_snap.cli.recorded import recorded
 from trinity_snap.errors import (
     DockerUnavailable,
     GuaranteeNotMet,
@@ -210,7 +211,8 @@ def restore(
     if later:
         plan = replace(plan, create_container="")
 
-    with HostLock(settings.state.directory, plan.id, "restore") as lock, watched(quiet=quiet) as progress:
+    holding = HostLock(settings.state.directory, plan.id, "restore")
+    with recorded(settings, "restore", quiet=quiet) as run, holding as lock, watched(quiet=quiet) as progress:
         if docker is not None and plan.mode != "directory":
             lock.hold_daemon(docker)
         live = plan.mode != "directory" and plan.as_name is None
@@ -222,6 +224,8 @@ def restore(
             note_restored(
                 plan, docker, files=result.files, amount=result.bytes, container=container if later else ""
             ).save(settings.state.directory)
+        lossless = salvaging is None or salvaging.lost.nothing
+        run.ended("done" if lossless else "downgraded", agent=plan.agent, point=plan.point.id, mode=plan.mode)
     result = replace(result, notes=(*result.notes, *_started_by_trinity(plan, settings)))
     if salvaging is not None:
         return _salvaged(result, salvaging, as_json)

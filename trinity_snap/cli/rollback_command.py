@@ -14,6 +14,7 @@ from trinity_snap.cli.group import new_app
 from trinity_snap.cli.options import JsonOption, PolicyOption, QuietOption
 from trinity_snap.cli.output import age, emit, local_time, plural, seconds, size, table
 from trinity_snap.cli.progress import watched
+from trinity_snap.cli.recorded import recorded
 from trinity_snap.errors import DockerUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -74,10 +75,12 @@ def rollback(
     from trinity_snap.quiesce import HostLock
     from trinity_snap.rollback import execute
 
-    with HostLock(settings.state.directory, plan.id, "rollback") as lock, watched(quiet=quiet) as progress:
+    holding = HostLock(settings.state.directory, plan.id, "rollback")
+    with recorded(settings, "rollback", quiet=quiet) as run, holding as lock, watched(quiet=quiet) as progress:
         if docker is not None:
             lock.hold_daemon(docker)
         result = execute(plan, settings, docker, progress)
+        run.ended(agent=plan.agent, local=plan.local.id)
     emit({**result.to_json(), "lines": plan.lines()}, lambda: _lines(result), as_json)
 
 

@@ -19,6 +19,7 @@ from trinity_snap.cli.options import (
 )
 from trinity_snap.cli.output import emit, plural, size
 from trinity_snap.cli.progress import watched
+from trinity_snap.cli.recorded import recorded
 from trinity_snap.cli.shares import ReadDataOption, ShareCommand, share_of
 from trinity_snap.cli.verify_report import answer_of, lines_of
 from trinity_snap.errors import AgentMissing, IntegrityError, UsageError
@@ -82,11 +83,15 @@ def verify(
     chosen = [repository.resolve(selector) for selector in points] if points else repository.points()
     if agents:
         chosen = _of_agents(chosen, agents)
-    with watched(quiet=quiet) as progress:
-        report = verify_points(
-            repository, chosen, read_data=share or False, record=True, condemn=target is None, progress=progress
-        )
-        hidden = hidden_objects(repository.target)
+    whole = not points and not agents and target is None
+    with recorded(settings, "verify", quiet=quiet) as run:
+        with watched(quiet=quiet) as progress:
+            report = verify_points(
+                repository, chosen, read_data=share or False, record=True, condemn=target is None, progress=progress
+            )
+            hidden = hidden_objects(repository.target)
+        lost = len(report.damaged_objects.keys() - report.healed) + len(report.unreadable)
+        run.ended(whole=whole, target=target, good=report.good, damaged=lost, read=report.bytes_read)
     emit(answer_of(report, share is not None, hidden), lambda: (*lines_of(report, share), *_hidden(hidden)), as_json)
     return 0 if report.good else IntegrityError.exit_code
 
@@ -117,8 +122,11 @@ def _without_identity(policy: Policy, replica: str | None, *, hashes: bool, as_j
 
     repository = open_keyless(policy, replica)
     needed = needed_packs(policy.state.directory / "cache" / repository.id.hex() / "trees")
-    with watched(quiet=quiet) as progress:
-        report = verify_stored(repository, needed, hashes=hashes, progress=progress)
+    with recorded(policy, "verify", quiet=quiet) as run:
+        with watched(quiet=quiet) as progress:
+            report = verify_stored(repository, needed, hashes=hashes, progress=progress)
+        lost = len(report.damaged_objects)
+        run.ended(whole=replica is None, target=replica, good=report.good, damaged=lost, read=report.bytes_read)
     return _stored(report, as_json)
 
 

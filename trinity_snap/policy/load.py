@@ -81,9 +81,10 @@ def _at_home(policy: Policy, path: Path, lines: dict[str, int]) -> Policy:
         lines.setdefault(f"{name}.enabled", lines[name])
     target = policy.target.model_copy(update=_files(policy.target, home))
     replicas = tuple(replica.model_copy(update=_files(replica, home)) for replica in policy.replicas)
-    key_file = policy.trinity.key_file
+    key_file, notify_file = policy.trinity.key_file, policy.monitor.notify_file
     trinity = policy.trinity.model_copy(update={"key_file": None if key_file is None else home / key_file})
-    update = {"keys": located, "target": target, "replicas": replicas, "trinity": trinity}
+    monitor = policy.monitor.model_copy(update={"notify_file": None if notify_file is None else home / notify_file})
+    update = {"keys": located, "target": target, "replicas": replicas, "trinity": trinity, "monitor": monitor}
     settled = policy.model_copy(update=update)
     settled._path = path
     settled._lines = lines

@@ -35,6 +35,9 @@ _EXAMPLES: dict[str, str] = {
     "drill.ignore": '["*/broken-examples/*"]',
     "drill.schedule": "weekly",
     "drill.max_age": "30d",
+    "monitor.textfile": "/var/lib/prometheus/node-exporter/trinity-snap.prom",
+    "monitor.ping": "https://hc-ping.com/5c0b3b4e-0000-4000-8000-000000000000",
+    "monitor.notify_file": "notify",
     "overrides": "{researcher: {exclude: [content/cache], quiesce: {mode: hooks, drain: true}}}",
 }
 

@@ -41,6 +41,7 @@ from trinity_snap.policy.values import (
     LongPatience,
     Patience,
     Percent,
+    PingUrl,
     Rate,
     ReplicaName,
     Requests,
@@ -69,6 +70,7 @@ __all__ = [
     "KeysSection",
     "LockSection",
     "LvmSection",
+    "MonitorSection",
     "Override",
     "PlatformSection",
     "Policy",
@@ -659,6 +661,63 @@ class DrillSection(Section):
         return span_of(self.time_limit).total_seconds()
 
 
+class MonitorSection(Section):
+    """What counts as wrong, and who is told: at the end of every run, and by `trinity-snap monitor`."""
+
+    rpo: Span = Field(
+        default="26h",
+        description=(
+            "How old the last recovery point of an agent may be (its recovery point objective). An agent that is older, or that "
+            "has had none for so long, is an alarm."
+        ),
+    )
+    shrunk_percent: Percent = Field(
+        default=50,
+        description=(
+            "A recovery point that has lost more than this of the bytes or of the files that the agent's last seven usually had "
+            "is an alarm."
+        ),
+    )
+    free_percent: Percent = Field(
+        default=10, description="A target in a directory of this host with less room than this is an alarm."
+    )
+    verify_max_age: Span | None = Field(
+        default="35d",
+        description=(
+            "A repository that nobody has verified for longer than this, here or on a control node, is an alarm. null: it is not."
+        ),
+    )
+    repeat: Span = Field(default="1d", description="What is still wrong is told again after so long.")
+    textfile: AbsolutePath | None = Field(
+        default=None,
+        description=(
+            "Metrics for Prometheus, in a file that its node exporter collects "
+            "(`--collector.textfile.directory`); the name ends in `.prom`. null: none are written."
+        ),
+    )
+    ping: PingUrl | None = Field(
+        default=None,
+        description=(
+            "Asked for after every backup, with `/fail` behind it if that failed: the check of a service like healthchecks.io, "
+            "which tells you when it hears nothing. null: none."
+        ),
+    )
+    notify_file: KeyPath | None = Field(
+        default=None,
+        description=(
+            "A file of mode 0600 with an address of apprise in each line (ntfy, mail, Slack and a hundred others), to which "
+            "alarms are sent. It needs the extra `notify`. null: none."
+        ),
+    )
+
+    @field_validator("textfile")
+    @classmethod
+    def _prom(cls, path: Path | None) -> Path | None:
+        if path is not None and path.suffix != ".prom":
+            raise ValueError("its name does not end in `.prom`, so the node exporter passes it over")
+        return path
+
+
 class Override(Section):
     """Settings for one agent that differ from those for all."""
 
@@ -666,6 +725,7 @@ class Override(Section):
     paths: Selections | None = Field(default=None, description="Takes the place of `paths`. null: as for all.")
     quiesce: QuiesceOverride = Field(default=QuiesceOverride(), description="How this agent holds still.")
     retention: RetentionOverride = Field(default=RetentionOverride(), description="What stays of this agent.")
+    rpo: Span | None = Field(default=None, description="Takes the place of `monitor.rpo`. null: as for all.")
 
 
 class Policy(Section):
@@ -693,6 +753,9 @@ class Policy(Section):
     retention: RetentionSection = Field(default=RetentionSection(), description="What `trinity-snap forget` leaves.")
     drill: DrillSection = Field(
         default=DrillSection(), description="Proving by restoring: `trinity-snap drill`, by hand or on a schedule."
+    )
+    monitor: MonitorSection = Field(
+        default=MonitorSection(), description="Alarms, metrics and messages: what counts as wrong, and who is told."
     )
     paths: Selections = Field(
         default="all",
@@ -786,6 +849,11 @@ class Policy(Section):
                 drain_seconds=(own.drain.budget_seconds or drain.budget_seconds) if drains else None,
             ),
         )
+
+    def rpo_of(self, agent: str) -> timedelta:
+        """How old the last recovery point of the agent of that name may be."""
+        override = self.overrides.get(agent)
+        return span_of(self.monitor.rpo if override is None or override.rpo is None else override.rpo)
 
     def retention_for(self, agent: str, replica: ReplicaSection | None = None) -> RetentionRules:
         """What stays of the points of the agent of that name; at a replica, whose own settings go before all others."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema
 
@@ -26,6 +27,7 @@ __all__ = [
     "KeyPath",
     "LockDays",
     "Percent",
+    "PingUrl",
     "Rate",
     "ReplicaName",
     "Requests",
@@ -178,6 +180,14 @@ def _target_url(value: str) -> str:
     return value
 
 
+def _ping_url(value: str) -> str:
+    parts = urlsplit(_clean(value))
+    if "@" in parts.netloc or parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
+        raise ValueError("it is not an address such as https://hc-ping.com/uuid")
+    _ = parts.port  # raises ValueError if it is no number
+    return value
+
+
 Text = Annotated[str, Strict(), AfterValidator(_clean), Allowed("a text")]
 Glob = Annotated[str, Strict(), AfterValidator(_clean), Allowed("a pattern with `*` and `?`")]
 ExcludeGlob = Annotated[
@@ -251,4 +261,7 @@ TargetUrl = Annotated[
 ]
 ReplicaName = Annotated[str, Strict(), AfterValidator(_replica_name), Allowed("a name of a-z, 0-9, _ and -")]
 Span = Annotated[str, Strict(), AfterValidator(_span), Allowed("a length of time such as 90min, 26h, 30d, 8w or 1y")]
+PingUrl = Annotated[
+    str, Strict(), AfterValidator(_ping_url), Allowed("an address such as https://hc-ping.com/uuid, without a password")
+]
 Address = Annotated[str, Strict(), AfterValidator(check_address), Allowed("an address such as https://host:port")]

@@ -22,11 +22,12 @@ def test_a_host_of_the_lab_is_like_a_rented_server(host: Host) -> None:
 
 
 def test_systemd_finds_no_fault_with_the_units_and_runs_one_of_them_at_boot(agents: AgentHost) -> None:
-    units = "trinity-snap-backup.service trinity-snap-recover.service trinity-snap-drill.service"
+    services = "trinity-snap-backup.service trinity-snap-recover.service trinity-snap-drill.service"
+    units = f"{services} trinity-snap-monitor.service trinity-snap-monitor.timer"
     verified = agents.host.run(f"systemd-analyze verify {units}")
     assert verified.output + verified.errors == ""
     enabled = agents.host.run(f"systemctl is-enabled {units}", check=False)
-    assert enabled.output.split() == ["static", "enabled", "static"]
+    assert enabled.output.split() == ["static", "enabled", "static", "static", "enabled"]
 
 
 def test_installing_again_changes_nothing(agents: AgentHost) -> None:
