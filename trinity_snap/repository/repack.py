@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 from msgspec.structs import replace
 
-from trinity_snap.errors import ForeignRepository, IntegrityError, ObjectMissing, PointMissing, WrongKey
+from trinity_snap.errors import (
+    ForeignRepository,
+    IntegrityError,
+    ObjectMissing,
+    PointMissing,
+    RepositoryError,
+    WrongKey,
+)
 from trinity_snap.progress import NullProgress, Progress
 from trinity_snap.repository.chunk_fetch import ChunkFetcher
 from trinity_snap.repository.lease import LEASE, Lease
@@ -360,7 +367,10 @@ class _Repack:
             mac=b"",
         )
         new = replace(point, packs=encode_pack_references(packs), repacked=said)
-        self.report.moved_points[point.id] = session.commit(new, signed=voucher(identity, self.repository.id))
+        try:
+            self.report.moved_points[point.id] = session.commit(new, signed=voucher(identity, self.repository.id))
+        except RepositoryError as error:
+            self.report.notes.append(f"{point.id[:8]} stays as it is: {error}")  # and the next ones, too: it is aging
 
     def _says_no_more(self, point: RecoveryPoint) -> bool:
         """Whether the point, written anew, would be the same to the byte: a later version may have put more into it."""

@@ -72,24 +72,24 @@ def _let_go(repository: Repository, found: Survey, going: dict[str, PointFacts])
     keepers = {keeper.id: keeper.time_ns for keeper in going.values()}
     if new := {point: time_ns for point, time_ns in keepers.items() if point not in found.receipts.points}:
         put_points(target, host, new)
-    _hold_alike(repository, going)
+    _move_holds(repository, going)
     put_forgotten(target, host, going)
     for point_id in sorted(going):
         target.delete(f"points/{point_id}")
-    for names in _hold_alike(repository, going):  # once more: somebody may have held one just before it went
-        for name in names:
-            target.delete(name)
+    _move_holds(repository, going)  # once more: somebody may have held one just before it went
     found.points = [point for point in found.points if point.id not in going]
     found.receipts.forgotten.update(going)
 
 
-def _hold_alike(repository: Repository, going: dict[str, PointFacts]) -> list[list[str]]:
-    """Hold what takes the place of points that are held. Return the receipts that hold those."""
+def _move_holds(repository: Repository, going: dict[str, PointFacts]) -> None:
+    """Hold what takes the place of points that are held, instead of these: `forget` keeps both, if one is held."""
     holds = read_receipts(repository.target, repository.host).holds
     held = sorted(holds.keys() & going.keys())
     for keeper in sorted({going[point].id for point in held} - holds.keys()):
         put_hold(repository.target, repository.host, keeper)
-    return [holds[point] for point in held]
+    for point in held:
+        for name in holds[point]:
+            repository.target.delete(name)
 
 
 def _read(repository: Repository, point_id: str) -> RecoveryPoint | None:
