@@ -14,6 +14,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.engine.memory import DAY_NS, HOUR_NS, Kept
 from tests.engine.test_backup_engine import contents, on_disk
 from tests.faults.faulty import Crash, CrashingTarget
@@ -233,7 +235,10 @@ class Year:
         return self.kept.bytes_of("") / (small + sum(chunks.values()))
 
 
-def test_daily_runs_with_crashes_rot_and_lost_caches_lose_nothing_and_keep_the_repository_small() -> None:
+def test_daily_runs_with_crashes_rot_and_lost_caches_lose_nothing_and_keep_the_repository_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", MEMORY)
     home = Path(tempfile.mkdtemp(prefix="endurance-", dir=MEMORY))
     try:
         live_for(home, DAYS)

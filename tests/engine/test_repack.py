@@ -12,14 +12,18 @@ from tests.engine.memory import AFTER_WAIT_NS, DAY_NS, Kept
 from tests.engine.test_backup_engine import contents, on_disk
 from tests.engine.test_prune import keep_last
 from trinity_snap.errors import IntegrityError
+from trinity_snap.repository.fences import put_fence
 from trinity_snap.repository.forget import forget
 from trinity_snap.repository.holds import held_points, hold
+from trinity_snap.repository.keys import generate_session_key
 from trinity_snap.repository.lease import LEASE
 from trinity_snap.repository.packs import pack_name
-from trinity_snap.repository.points import RecoveryPoint, Repacked
+from trinity_snap.repository.points import RecoveryPoint, Repacked, seal_point
 from trinity_snap.repository.prune import prune
+from trinity_snap.repository.recipients import seal_session
 from trinity_snap.repository.repack import RepackReport, repack
 from trinity_snap.repository.repack_plan import ChunkFilter, PackUse, RepackWish, Uses, choose
+from trinity_snap.repository.sealed import POINT_MAGIC, new_header
 from trinity_snap.repository.survey import survey
 from trinity_snap.repository.verify import verify
 from trinity_snap.repository.vouching import voucher
@@ -159,6 +163,41 @@ def test_a_genuine_word_for_a_point_says_nothing_for_another(tmp_path: Path) -> 
     found = {one.id: one for one in survey(kept.open()).points}
     assert found[point.id].repacked == 1
     assert not found[forged].repacked
+
+
+def test_a_host_that_takes_the_first_id_of_a_repacked_point_does_not_have_that_one_forgotten(tmp_path: Path) -> None:
+    kept, root, expected = mostly_dead(tmp_path, days=4)
+    repack(kept.open(), wish=ALL)
+    oldest = min(kept.open().points(), key=lambda one: one.created_ns)
+    assert oldest.repacked is not None
+    key, session = generate_session_key(), bytes(range(16))
+    sealed = seal_session(key, kept.host.repository_id, session, [kept.operator.recipient], kept.host.mac_key)
+    kept.storage.put_if_absent(f"sessions/{session.hex()}", sealed)
+    forged = replace(oldest, id=oldest.repacked.original, session_id=session, created_ns=0, repacked=None)
+    header = new_header(POINT_MAGIC, kept.host.repository_id, session)
+    kept.storage.put_if_absent(f"points/{forged.id}", seal_point(forged, header, key, kept.host.mac_key))
+    for day in range(3):  # it would be the newest of all for a moment
+        kept.pass_time(DAY_NS)
+        kept.backup(tree_of(root, 50 + day, "file-1"))
+    assert len(expected) == 3
+    forget(kept.open(), keep_last(6), accept=("tree",))
+    assert f"points/{oldest.id}" in kept.storage.objects
+    repack(kept.open(), wish=ALL)
+    assert contents(kept.open(), kept.open().resolve(oldest.id).id) == expected[oldest.repacked.original]
+
+
+def test_a_point_that_relies_on_something_fenced_is_not_moved(tmp_path: Path) -> None:
+    kept, _, expected = mostly_dead(tmp_path)
+    moving = repack(kept.open(), wish=ALL, dry_run=True)
+    assert moving.packs
+    newest = max(kept.open().points(), key=lambda one: one.created_ns)
+    before = {one.name for point in kept.open().points() for one in point.pack_references() if point.id != newest.id}
+    own = {bytes.fromhex(one.name) for one in newest.pack_references() if one.name not in before}
+    put_fence(kept.storage, kept.host, own)
+    report = repack(kept.open(), wish=ALL)
+    assert report.moved_points.keys() == expected.keys() - {newest.id}
+    settle(kept, 3)
+    points_by_content(kept, expected)
 
 
 def test_a_run_that_comes_to_need_what_looked_dead_keeps_the_pack(

@@ -291,6 +291,8 @@ class Machine(RuleBasedStateMachine):
             self.sessions[point.id] = f"sessions/{point.session_id.hex()}"
             self.lineages[point.id] = point.repacked.original if point.repacked else point.id
             HAPPENED["repacked"] += int(point.repacked is not None)
+            if self.lineages[point.id] in self.hostile:  # what was never whole is moved as it is
+                self.hostile.add(point.id)
 
     def _fences(self) -> dict[str, frozenset[bytes]]:
         return {name: read_fence(self.storage, HOST, name) for name in self.storage.list_prefix("fences/")}
@@ -390,7 +392,7 @@ class Machine(RuleBasedStateMachine):
             put_points(self.storage, HOST, {point_id: self.storage.now_ns})
         self._collect()
 
-    @precondition(lambda self: list(self.storage.list_prefix("points/")))
+    @precondition(lambda self: any(self.storage.list_prefix("points/")))
     @rule(which=st.integers(0, 5))
     def a_hostile_host_claims_to_have_repacked(self, which: int) -> None:
         names = list(self.storage.list_prefix("points/"))

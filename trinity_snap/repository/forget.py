@@ -199,14 +199,15 @@ def _retention(
 
 
 def _families(points: Sequence[PointFacts]) -> list[list[PointFacts]]:
-    """Points of which each was made of another one by repacking, and stays or goes with it: one that counts comes first.
+    """Points of which each was made of another one by repacking, and stays or goes with it.
 
-    Mostly a point is alone: the other goes at once, unless who repacked has died.
+    Mostly a point is alone: the other goes at once, unless who repacked has died. The first of a family stands for all: one that
+    counts, and that was repacked, for a host can put something else under the id that has become free.
     """
     families: dict[str, list[PointFacts]] = {}
     for point in points:
         families.setdefault(point.lineage, []).append(point)
-    return [sorted(family, key=lambda one: not one.judgement.counts) for family in families.values()]
+    return [sorted(family, key=lambda one: (not one.judgement.counts, -one.repacked)) for family in families.values()]
 
 
 def _is_removed(agent: str, agents: dict[str, list[PointFacts]], after: timedelta, now_ns: int) -> bool:
