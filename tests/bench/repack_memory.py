@@ -99,11 +99,11 @@ def build(directory: Path, chunks: int, points: int) -> None:
             ]  # fmt: skip
             target.put_if_absent(*seal_index(host, session.session_id, group))
             names += [pack.digest for pack in group]
-            needed += [segment.ids for pack in group for segment in pack.table[::2]]
+            needed += [segment.ids for made in group for segment in made.table[::2]]
             while len(needed) >= _CHUNKS_PER_FILE:
                 ids, needed = b"".join(needed[:_CHUNKS_PER_FILE]), needed[_CHUNKS_PER_FILE:]
-                path = b"%010d" % (len(pages) * _FILES_PER_PAGE + len(entries))
-                entries.append(Entry(path, "f", 0o600, 0, 0, 0, size=_CHUNKS_PER_FILE << 19, chunks=ids))
+                name = b"%010d" % (len(pages) * _FILES_PER_PAGE + len(entries))
+                entries.append(Entry(name, "f", 0o600, 0, 0, 0, size=_CHUNKS_PER_FILE << 19, chunks=ids))
                 if len(entries) == _FILES_PER_PAGE:
                     close_page()
         close_page()
