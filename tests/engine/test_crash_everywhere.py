@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,16 +18,21 @@ from tests.engine.fidelity import facts
 from tests.engine.memory import AFTER_WAIT_NS, DAY_NS, Kept
 from tests.engine.test_backup_engine import contents, on_disk
 from tests.engine.test_prune import keep_last, make
+from tests.engine.test_repack import mostly_dead
 from tests.engine.test_replication import copy
 from tests.faults.faulty import Crash, CrashingTarget
 from tests.model.storage import Storage
 from trinity_snap.repository.forget import forget
+from trinity_snap.repository.holds import held_points, hold
 from trinity_snap.repository.prune import prune
+from trinity_snap.repository.repack import repack
+from trinity_snap.repository.repack_plan import RepackWish
 from trinity_snap.repository.repository import Repository
 from trinity_snap.repository.verify import verify
 from trinity_snap.restore import execute, plan_restore
 from trinity_snap.trusted.replicas import forget_at_replica, prune_at_replica
 
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 Work = Callable[[Repository], object]
 
 STEPS: list[Work] = [lambda repository: forget(repository, keep_last(1)), prune, prune]
@@ -135,6 +141,42 @@ def test_forget_and_prune_at_a_replica_may_die_at_every_operation(tmp_path: Path
             break
         at += 1
     assert at == len(died.operations) > 10
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_repack_may_die_at_every_operation(tmp_path: Path, after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the prune that follows it; the next one finishes, and each point is there once."""
+    monkeypatch.setattr(tempfile, "tempdir", MEMORY)  # what it writes for itself, it need not wait for
+    begin, root, expected = mostly_dead(tmp_path)
+    hold(begin.open(), [min(expected)])
+
+    def work(repository: Repository) -> object:
+        repack(repository, wish=RepackWish(unused=0.0))
+        return prune(repository)
+
+    at = 0
+    while True:
+        kept = begin.copy()
+        died = die(kept, work, at, after)
+        assert_gives_back(kept, expected)
+        next_one = kept.backup(root, cache=tmp_path / f"cache-{at}").id
+        settle(kept, [work, *[prune] * 3])
+        assert_gives_back(kept, {**expected, next_one: on_disk(root)})
+        assert_tidy(kept, len(expected) + 1)
+        assert len(held_points(kept.open())) == 1
+        if not died.dead:
+            break
+        at += 1
+    assert at == len(died.operations) > 20
+
+
+def assert_gives_back(kept: Kept, expected: dict[str, object]) -> None:
+    """Every point does, under its own id or another one, by which it is found under its own."""
+    repository = kept.open()
+    assert not repository.unreadable_points
+    for original, content in expected.items():
+        assert contents(repository, repository.resolve(original).id) == content
+    assert verify(repository, repository.points()).good
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

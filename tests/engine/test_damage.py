@@ -118,7 +118,7 @@ def test_who_knows_only_the_public_keys_cannot_forge_a_point(
     store, trees, _, _ = filled
 
     class Forged(Repository):
-        def begin_session(self, cache_directory: Path) -> Session:
+        def begin_session(self, cache_directory: Path, *, anew: bool = False) -> Session:
             recipients = [store.operator.recipient, store.recovery.recipient]
             return Session(self.target, self.host, recipients, cache_directory)
 

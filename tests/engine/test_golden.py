@@ -12,6 +12,7 @@ from tests.golden import make
 from trinity_snap.repository.identity import load_host_key, load_identity
 from trinity_snap.repository.repository import Repository
 from trinity_snap.repository.verify import verify
+from trinity_snap.repository.vouching import vouched
 from trinity_snap.targets import open_target
 
 VERSIONS = sorted(path.name for path in make.HERE.iterdir() if (path / "expected.json").exists())
@@ -41,3 +42,13 @@ def test_a_golden_repository_reads_as_it_did(version: str, tmp_path: Path) -> No
     assert not repository.unreadable_points
     assert {point.id: make.listing(repository.reader(point)) for point in points} == expected
     assert verify(repository, points, read_data=True).good
+
+
+def test_the_repacked_one_says_what_it_was_made_of(tmp_path: Path) -> None:
+    golden = private_copy(make.HERE / "format-1-repacked", tmp_path)
+    host, identity = load_host_key(golden / "host.key"), load_identity(golden / "identity")
+    repository = Repository.open(open_target(str(golden / "repository")), host=host, identity=identity)
+    (point,) = repository.points()
+    said = vouched(repository, point)
+    assert said is not None and said.times == 1
+    assert repository.resolve(said.original).id == point.id

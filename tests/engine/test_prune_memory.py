@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.bench import repack_memory
 from tests.bench.prune_memory import CHUNKS_PER_PACK, build, measure_apart
 
 CHUNKS = 1_000_000
@@ -16,4 +17,12 @@ def test_a_prune_of_a_million_chunks_stays_small(tmp_path: Path) -> None:
     assert found["packs"] >= CHUNKS / CHUNKS_PER_PACK
     assert found["fenced_packs"] >= found["packs"] / 10 - 1
     assert found["deleted_sessions"] == 11
+    assert found["peak_bytes"] < LIMIT_BYTES, found
+
+
+def test_finding_what_to_repack_among_many_chunks_stays_small(tmp_path: Path) -> None:
+    repack_memory.build(tmp_path, 200_000, points=2)
+    found = repack_memory.measure_apart(tmp_path)
+    assert found["packs"] > 100
+    assert 0.9 < found["dead_bytes"] / found["live_bytes"] < 1.1
     assert found["peak_bytes"] < LIMIT_BYTES, found

@@ -92,6 +92,37 @@ def test_what_goes_at_the_first_target_goes_at_the_replica_and_so_do_its_packs(h
     assert host.json("verify", "--read-data", "--target", "offsite")["good"]
 
 
+def test_points_that_were_repacked_come_to_the_replica_in_the_place_of_the_ones_that_they_were(host: Host) -> None:
+    tree = host.home / "tree-web"
+    back_up(host)
+    for name in ("stays", "goes"):
+        (tree / name).write_bytes(os.urandom(300_000))
+    back_up(host)
+    grow_old(str(host.home / "first"), 36)
+    (tree / "goes").write_bytes(os.urandom(300_000))
+    newest = back_up(host)
+    host.json("replicate")
+    host.json("forget")
+    host.json("forget", "--target", "offsite")
+    grow_old(str(host.home / "first"), 36)
+    moved = host.json("prune", "--repack", "--repack-unused", "0%")["repack"]["moved_points"]
+    (new,) = [one["to"] for one in moved if one["from"] == newest]
+    assert host.json("prune", "--target", "offsite")["superseded_points"] == []  # the new one is not there yet
+    host.json("replicate")
+    assert points(host, "--target", "offsite") == {newest, new}
+    told = host.json("prune", "--target", "offsite", "--dry-run")
+    assert told["superseded_points"] == [newest] and points(host, "--target", "offsite") == {newest, new}
+    for _ in range(3):
+        host.json("prune", "--all-targets")
+        for name in ("first", "offsite"):
+            grow_old(str(host.home / name), 36)
+    assert points(host, "--target", "offsite") == points(host) == {new}
+    assert packs(host, "offsite") == packs(host, "first")
+    assert host.json("replicate")["replicas"][0]["objects"] == 0
+    assert host.json("show", newest, "--target", "offsite")["id"] == new
+    assert host.json("verify", "--read-data", "--target", "offsite")["good"]
+
+
 def test_a_replica_that_wants_to_keep_more_keeps_it_whole_when_the_first_target_is_pruned(
     host: Host, tmp_path: Path
 ) -> None:

@@ -13,10 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from trinity_snap.backup.engine import backup_tree
+from trinity_snap.repository.forget import forget
 from trinity_snap.repository.identity import save_host_key, save_identity
 from trinity_snap.repository.keys import generate_host_secret, generate_identity
+from trinity_snap.repository.lease import LEASE
+from trinity_snap.repository.prune import prune
 from trinity_snap.repository.reader import PointReader
+from trinity_snap.repository.repack import repack
+from trinity_snap.repository.repack_plan import RepackWish
 from trinity_snap.repository.repository import Repository
+from trinity_snap.repository.retention import RetentionRules
 from trinity_snap.targets import open_target
 
 HERE = Path(__file__).parent
@@ -71,6 +77,26 @@ def listing(reader: PointReader) -> list[dict[str, Any]]:
     return found
 
 
+def repacked(repository: Repository, directory: Path, first: str) -> list[str]:
+    """Forget the first point, repack, and delete what was repacked. Return the ids of the points that there are then."""
+
+    def pass_time() -> None:
+        for path in directory.rglob("*"):
+            if path.is_file():
+                older = path.stat().st_mtime_ns - 2 * LEASE.wait_ns
+                os.utime(path, ns=(older, older))
+
+    pass_time()
+    forget(repository, lambda agent: RetentionRules(last=1), [first])
+    report = repack(repository, wish=RepackWish(unused=0.0))
+    assert report.moved_points
+    for _ in range(2):
+        prune(repository)
+        pass_time()
+    assert prune(repository).deleted_packs == 0
+    return list(report.moved_points.values())
+
+
 def main(version: str) -> None:
     golden = HERE / version
     if golden.exists():
@@ -87,10 +113,13 @@ def main(version: str) -> None:
         for path in (root / "data" / "new", root / "data"):
             os.utime(path, ns=(0, 1_600_000_001_000_000_000))
         second = backup_tree(repository, Path(scratch) / "cache", root, agent="golden")
+        points = [first.id, second.id]
+        if version.endswith("repacked"):
+            points = repacked(Repository.open(target, identity=identity), golden / "repository", first.id)
         save_identity(golden / "identity", identity, "operator")
         save_host_key(golden / "host.key", host)
         opened = Repository.open(target, identity=identity)
-        expected = {point_id: listing(opened.reader(opened.read_point(point_id))) for point_id in (first.id, second.id)}
+        expected = {point_id: listing(opened.reader(opened.read_point(point_id))) for point_id in points}
         (golden / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
         shutil.rmtree(golden / "repository" / ".tmp", ignore_errors=True)
 

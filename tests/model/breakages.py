@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
-from tests.model.machine import Machine
+from tests.model.machine import MINUTE_NS, Machine
 from trinity_snap.repository import prune as prune_module
+from trinity_snap.repository import repack as repack_module
 from trinity_snap.repository import session as session_module
+from trinity_snap.repository import supersede as supersede_module
 from trinity_snap.repository import survey as survey_module
 from trinity_snap.repository.fences import Fence
 from trinity_snap.repository.lease import LEASE, Lease
 from trinity_snap.repository.packs import pack_name
 from trinity_snap.repository.prune_plan import Judgement, Marks, decide_fence, judge
-from trinity_snap.repository.receipts import put_clock
+from trinity_snap.repository.receipts import put_clock, put_forgotten
 from trinity_snap.repository.session import Session
 from trinity_snap.repository.survey import survey
 
@@ -166,6 +170,79 @@ def prune_believes_the_clock_of_hosts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(prune_module, "decide_fence", by_a_wrong_clock)
 
 
+def repack_lets_go_before_another_is_there(patch: pytest.MonkeyPatch) -> None:
+    move = repack_module._Repack._move_point
+
+    def first(self: Any, session: Any, point: Any, *others: Any) -> None:
+        put_forgotten(self.target, self.repository.host, [point.id])
+        self.target.delete(f"points/{point.id}")
+        move(self, session, point, *others)
+
+    patch.setattr(repack_module._Repack, "_says_no_more", lambda self, point: True)
+    patch.setattr(repack_module._Repack, "_move_point", first)
+
+
+def repack_passes_over_what_runs_came_to_need(patch: pytest.MonkeyPatch) -> None:
+    move = repack_module._Repack._move_point
+
+    def carefree(self: Any, session: Any, point: Any, facts: Any, needs: Any, held: Any, where: Any) -> None:
+        move(self, session, point, facts, [one for one in needs if one in where], held, where)
+
+    patch.setattr(repack_module._Repack, "_move_point", carefree)
+
+
+def repack_believes_that_all_was_stored(patch: pytest.MonkeyPatch) -> None:
+    """It does not read back what it has stored: here, half of it."""
+    store, read_back = Session.store, repack_module._Repack._read_back
+
+    def forgetful(self: Session, data: Any) -> bytes:
+        return chunk_id(self, data) if vars(self).get("forgetful") else store(self, data)
+
+    def chunk_id(self: Session, data: Any) -> bytes:
+        return blake3(data, key=self._host.chunk_id_key).digest()
+
+    copy = repack_module._Repack._copy
+
+    def half(self: Any, session: Any, *others: Any) -> Any:
+        session.forgetful = True
+        return copy(self, session, *others)
+
+    def believing(self: Any, session: Any, held: set[bytes]) -> Any:
+        where = read_back(self, session, held)
+        *_, name = self.target.list_prefix("packs/")
+        some = bytes.fromhex(name[-64:]), self.target.stat(name).size
+        return {one: where.get(one, some) for one in held}
+
+    patch.setattr(Session, "store", forgetful)
+    patch.setattr(repack_module._Repack, "_copy", half)
+    patch.setattr(repack_module._Repack, "_read_back", believing)
+
+
+def repack_believes_that_what_it_put_counts(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(supersede_module, "_stands", lambda point: True)
+
+
+def two_repacks_do_not_agree_whose_points_stay(patch: pytest.MonkeyPatch) -> None:
+    agreed = supersede_module.superseded
+    looks = itertools.count()
+
+    def each_its_own(found: Any) -> Any:
+        pairs = [(keeper, others) for keeper, others in agreed(found) if any(other.repacked for other in others)]
+        if not pairs or next(looks) % 2:
+            return agreed(found)
+        turned = []
+        for keeper, others in pairs:
+            other = next(one for one in others if one.repacked)
+            turned.append((other, [keeper, *(one for one in others if one is not other)]))
+        return turned
+
+    patch.setattr(supersede_module, "superseded", each_its_own)
+
+
+def repack_believes_hosts_that_a_point_was_repacked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(survey_module, "vouched", lambda repository, point: point.repacked)
+
+
 # -- the order of events in which each break does harm ----------------------------------------------------------------
 
 Story = Callable[[Machine], None]
@@ -246,7 +323,70 @@ def _a_prune_stands_still_after_its_look(machine: Machine) -> None:
     machine._pass("lease and margin")
 
 
+def _a_pack_is_half_dead(machine: Machine) -> None:
+    """One file of two is needed."""
+    machine.begin(state="needed", ending="runs first")
+    machine._run_whole("cd", "x")
+    machine._run_whole("c", "x")
+    machine._collect()
+    machine.whatever_counts_is_whole()
+    (both,) = [name for name in machine.storage.list_prefix("points/") if machine.trees[name[7:]] == "cd"]
+    machine._forget(list(machine.storage.list_prefix("points/")).index(both))
+    machine._pass("lease and margin")
+
+
+def _a_point_moves(machine: Machine) -> None:
+    _a_pack_is_half_dead(machine)
+    machine._repack_to("put points/")
+    machine.whatever_counts_is_whole()
+
+
+def _a_repack_is_whole(machine: Machine) -> None:
+    _a_pack_is_half_dead(machine)
+    machine.a_whole_repack()
+
+
+def _a_run_commits_what_is_being_repacked(machine: Machine) -> None:
+    _a_pack_is_half_dead(machine)
+    machine._repack_to("put packs/")
+    machine._run_whole("cd", "y")
+    machine._go_on(machine.prunes, 0, 10_000)
+
+
+def _a_repack_stands_still_before_a_point(machine: Machine) -> None:
+    _a_pack_is_half_dead(machine)
+    repacking = machine._repack_to("put points/")
+    machine._pass("two leases")
+    repacking.clock_offset_ns -= 1000 * MINUTE_NS * 60  # and does not notice
+    machine._go_on(machine.prunes, 0, 10_000)
+
+
+def _two_repacks_at_once(machine: Machine) -> None:
+    _a_pack_is_half_dead(machine)
+    one = machine._repack_to("put points/")
+    other = machine._repack_to("put points/")
+    for repacking in (one, other):
+        machine._go_on_to(repacking, "list receipts/")
+    machine._go_on_to(one, "delete points/")
+    machine._go_on_to(other, "delete points/")
+    machine._go_on(machine.prunes, 0, 10_000)
+    machine._go_on(machine.prunes, 0, 10_000)
+
+
+def _a_hostile_host_says_that_it_has_repacked_a_point(machine: Machine) -> None:
+    _a_pack_is_half_dead(machine)
+    names = list(machine.storage.list_prefix("points/"))
+    machine.a_hostile_host_makes_a_point_of_another(names[-1])
+    machine.a_whole_repack()
+
+
 BREAKS: dict[Break, Story] = {
+    repack_lets_go_before_another_is_there: _a_point_moves,
+    repack_passes_over_what_runs_came_to_need: _a_run_commits_what_is_being_repacked,
+    repack_believes_that_all_was_stored: _a_repack_is_whole,
+    repack_believes_that_what_it_put_counts: _a_repack_stands_still_before_a_point,
+    two_repacks_do_not_agree_whose_points_stay: _two_repacks_at_once,
+    repack_believes_hosts_that_a_point_was_repacked: _a_hostile_host_says_that_it_has_repacked_a_point,
     a_run_does_not_look_at_fences: _a_run_begins_before_the_end_of_a_prune,
     a_run_does_not_look_again: _a_fence_comes_just_before_the_second_look,
     a_run_takes_pages_over_without_asking: _a_fence_comes_just_before_the_second_look,

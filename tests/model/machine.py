@@ -12,12 +12,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from tests.model.storage import Actor, Operation, Storage
 from trinity_snap.backup.engine import AgentPoint, Engine, SourceSpec
 from trinity_snap.backup.shipper import Shipped
-from trinity_snap.errors import RemovalRefused, RepositoryError
+from trinity_snap.errors import IntegrityError, RemovalRefused, RepositoryError, SessionDamaged
 from trinity_snap.repository import prune as prune_module
+from trinity_snap.repository import repack as repack_module
 from trinity_snap.repository.fences import put_fence, read_fence
 from trinity_snap.repository.keys import (
     HostSecret,
@@ -27,9 +29,12 @@ from trinity_snap.repository.keys import (
     generate_session_key,
 )
 from trinity_snap.repository.lease import LEASE
-from trinity_snap.repository.points import RecoveryPoint, Volume, encode_pack_references, seal_point
+from trinity_snap.repository.packs import pack_name
+from trinity_snap.repository.points import RecoveryPoint, Repacked, Volume, encode_pack_references, seal_point
+from trinity_snap.repository.reader import PointReader
 from trinity_snap.repository.receipts import put_checks, put_forgotten, put_points, read_receipts
 from trinity_snap.repository.recipients import seal_session
+from trinity_snap.repository.repack_plan import RepackWish
 from trinity_snap.repository.repository import Repository
 from trinity_snap.repository.sealed import POINT_MAGIC, new_header
 from trinity_snap.snapshot.view import DirectoryView
@@ -38,6 +43,7 @@ IDENTITY: Identity = generate_identity("model")
 HOST: HostSecret = generate_host_secret()
 TREES = ["a", "a", "ab", "b", "c", "ac"]
 PLACES = ["put sessions/", "list fences/", "list packs/", "put packs/", "put points/", "put points/"]
+REPACK_PLACES = ["put packs/", "put points/", "put points/", "list points/", "put receipts/", "delete points/"]
 PRUNE_PLACES = ["put receipts/", "delete packs/", "delete packs/", "put fences/", "delete fences/"]
 MINUTE_NS = 60 * 10**9
 WAITS = {
@@ -77,6 +83,10 @@ class Machine(RuleBasedStateMachine):
         self.late: list[Operation] = []
         self.points: dict[str, frozenset[bytes]] = {}
         self.sessions: dict[str, str] = {}
+        self.lineages: dict[str, str] = {}
+        self.trees: dict[str, str] = {}
+        self.forgotten: set[str] = set()
+        self.committed: set[str] = set()
         self.hostile: set[str] = set()
         self.forged: set[str] = set()
         self.promised: set[str] = set()
@@ -151,6 +161,7 @@ class Machine(RuleBasedStateMachine):
 
             shipped.again = again
             committed = engine.commit(point, [(source, shipped)])
+            self.trees[committed.id] = tree.name.removeprefix("tree-")
             target.renewals = int(engine.session.session_id != session)
             return committed.id
 
@@ -192,6 +203,22 @@ class Machine(RuleBasedStateMachine):
             self._step(actor)
         self._collect()
 
+    @precondition(lambda self: len(self.prunes) < 2)
+    @rule(place=st.sampled_from(REPACK_PLACES))
+    def a_repack_begins(self, place: str) -> None:
+        self._repack_to(place)
+
+    def _repack_to(self, *places: str) -> Actor:
+        self.prunes.append(repacking := Actor("prune", self.storage, _repack))
+        for place in places:
+            self._go_on_to(repacking, place)
+        return repacking
+
+    @rule()
+    def a_whole_repack(self) -> None:
+        self.prunes.append(Actor("prune", self.storage, _repack))
+        self._go_on(self.prunes, len(self.prunes) - 1, 10_000)
+
     @rule(times=st.integers(1, 2), after=st.sampled_from(["a minute", "lease and margin"]))
     def a_whole_prune(self, times: int, after: str) -> None:
         self._prune_whole(times, after)
@@ -219,7 +246,13 @@ class Machine(RuleBasedStateMachine):
                 assert actor.looked, "a run committed without looking at the fences after all else"
                 actor.step()
                 for name in set(self.storage.list_prefix("points/")) - before:
-                    self._learn(name)
+                    try:
+                        self._learn(name)
+                    except (
+                        SessionDamaged
+                    ):  # its session stood for a week, and went; the operator forgets what cannot be read
+                        self.storage.delete(name)
+                        continue
                     fenced = self.points[name[7:]] & relied
                     assert not fenced, "a point was committed that relies on what was fenced when its run last looked"
                 return operation
@@ -262,6 +295,10 @@ class Machine(RuleBasedStateMachine):
             point = self.trusted.read_point(name[7:])
             self.points[point.id] = frozenset(point.packs[at : at + 32] for at in range(0, len(point.packs), 40))
             self.sessions[point.id] = f"sessions/{point.session_id.hex()}"
+            self.lineages[point.id] = point.repacked.original if point.repacked else point.id
+            HAPPENED["repacked"] += int(point.repacked is not None)
+            if self.lineages[point.id] in self.hostile:  # what was never whole is moved as it is
+                self.hostile.add(point.id)
 
     def _fences(self) -> dict[str, frozenset[bytes]]:
         return {name: read_fence(self.storage, HOST, name) for name in self.storage.list_prefix("fences/")}
@@ -325,6 +362,8 @@ class Machine(RuleBasedStateMachine):
     def _forget(self, which: int) -> None:
         names = list(self.storage.list_prefix("points/"))
         name = names[which % len(names)]
+        self._learn(name)
+        self.forgotten.add(self.lineages[name[7:]])
         put_forgotten(self.storage, HOST, [name[7:]])
         self.storage.delete(name)
 
@@ -359,6 +398,34 @@ class Machine(RuleBasedStateMachine):
             put_points(self.storage, HOST, {point_id: self.storage.now_ns})
         self._collect()
 
+    @precondition(lambda self: any(self.storage.list_prefix("points/")))
+    @rule(which=st.integers(0, 5))
+    def a_hostile_host_claims_to_have_repacked(self, which: int) -> None:
+        names = list(self.storage.list_prefix("points/"))
+        self.a_hostile_host_makes_a_point_of_another(names[which % len(names)])
+
+    def a_hostile_host_makes_a_point_of_another(self, name: str) -> None:
+        """It says what the other one says, and names packs that hold nothing of it."""
+        point = self.trusted.read_point(name[7:])
+        own = frozenset(point.packs[at : at + 40] for at in range(0, len(point.packs), 40))
+        others = [
+            digest + len(self.storage.get(pack_name(digest.hex()))).to_bytes(8, "big")
+            for digest in self.packs_ever
+            if pack_name(digest.hex()) in self.storage.objects
+        ]
+        said = Repacked(
+            original=self.lineages.get(point.id, point.id),
+            stored_ns=1,
+            times=9,
+            by=IDENTITY.recipient.id,
+            mac=bytes(32),
+        )
+        packs = b"".join(sorted(set(others) - own) or sorted(own))
+        with self.trusted.begin_session(self.directory / os.urandom(4).hex()) as session:
+            forged = session.commit(replace(point, packs=packs, repacked=said))
+        self.hostile.add(forged)
+        self._collect()
+
     @precondition(lambda self: self.packs_ever)
     @rule(which=st.sets(st.integers(0, 7), min_size=1, max_size=4))
     def a_hostile_host_puts_a_fence(self, which: set[int]) -> None:
@@ -378,6 +445,9 @@ class Machine(RuleBasedStateMachine):
             must = point in receipted or self._must_count(point)
             assert not must or self.points[point] <= existing, "a point that counts has lost packs"
             assert self._in_time(point) or point not in self.promised, "a point was promised that does not count"
+        counting = {self.lineages[point] for point in present if self._must_count(point)}
+        assert self.committed <= counting | self.forgotten, "a point is gone that nobody forgot"
+        self.committed |= counting
 
     def _in_time(self, point: str) -> bool:
         objects = self.storage.objects
@@ -385,6 +455,20 @@ class Machine(RuleBasedStateMachine):
 
     def _must_count(self, point: str) -> bool:
         return f"points/{point}" in self.storage.objects and point not in self.hostile and self._in_time(point)
+
+    def what_counts_gives_its_data_back(self) -> None:
+        """Every chunk of what counts is in packs that it names itself."""
+        for point in self.points:
+            if self._must_count(point) and not self.found_damaged:
+                known = self.trusted.read_point(point)
+                reader = PointReader(self.storage, self.trusted.point_keys(), known, tables_from_packs=True)
+                try:
+                    for volume in known.volumes:
+                        for entry in reader.entries(volume):
+                            for _ in reader.chunks(entry.chunk_ids()):
+                                pass
+                except IntegrityError as error:
+                    raise AssertionError("a point that counts cannot be restored") from error
 
     def settle_down(self) -> None:
         """After everybody is gone, a few prunes leave just what the points need, and a run works."""
@@ -397,6 +481,8 @@ class Machine(RuleBasedStateMachine):
             actor.kill()
         self.writers, self.prunes = [], []
         storage = self.storage
+        self._collect()
+        self.what_counts_gives_its_data_back()
         for _ in range(4):
             storage.now_ns += 2 * LEASE.wait_ns
             try:
@@ -435,6 +521,13 @@ class DamageMachine(Machine):
 
 def _prune(target: Actor) -> Any:
     return prune_module.prune(Repository(target, HOST, IDENTITY), accept_missing=True)
+
+
+def _repack(target: Actor) -> Any:
+    """As the command: what is moved is pruned."""
+    repository = Repository(target, HOST, IDENTITY)
+    repack_module.repack(repository, wish=RepackWish(unused=0.0), accept_missing=True)
+    return prune_module.prune(repository, accept_missing=True)
 
 
 def _hostile_point(point_id: str, session_id: bytes, packs: set[bytes]) -> RecoveryPoint:

@@ -30,7 +30,7 @@ def test_runs_and_prunes_lose_nothing_whatever_happens_in_whatever_order() -> No
             database=None,
         ),
     )
-    for what in ("committed", "fenced_packs", "deleted_packs", "released_packs"):
+    for what in ("committed", "fenced_packs", "deleted_packs", "released_packs", "repacked"):
         assert HAPPENED[what], HAPPENED
 
 

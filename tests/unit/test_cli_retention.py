@@ -70,6 +70,28 @@ def test_old_points_go_and_a_day_later_what_they_needed(keeping: Host, repositor
     assert keeping.json("verify", "--read-data")["good"]
 
 
+def test_what_is_mostly_dead_is_repacked_and_the_point_is_found_by_its_first_id(keeping: Host, repository: str) -> None:
+    tree = keeping.home / "tree-web"
+    tree.mkdir()
+    for name in ("stays", "goes"):
+        (tree / name).write_bytes(os.urandom(300_000))
+    keeping.back_up()
+    grow_old(repository, 30)
+    (tree / "goes").write_bytes(os.urandom(300_000))
+    point = keeping.back_up()
+    keeping.json("forget")
+    grow_old(repository, 30)
+    assert "would be repacked" in keeping.text("prune", "--dry-run", "--repack", "--repack-unused", "0%")
+    answer = keeping.json("prune", "--repack", "--repack-unused", "0%", "--repack-budget", "10MiB")
+    assert_same_shape(answer, documented("prune"))
+    (moved,) = [one for one in answer["repack"]["moved_points"] if one["from"] == point]
+    assert moved["to"] in {one["id"] for one in keeping.json("list")["points"]}
+    assert keeping.json("show", point)["id"] == moved["to"]
+    assert keeping.json("verify", "--read-data")["good"]
+    keeping.json("prune", "--repack", "--repack-budget", "much", code=2)
+    keeping.json("prune", "--repack", "--repack-unused", "200%", code=2)
+
+
 def test_held_points_are_kept_listed_and_released(keeping: Host, repository: str) -> None:
     old = keeping.back_up()
     grow_old(repository, 30)

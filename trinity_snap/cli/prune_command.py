@@ -26,12 +26,16 @@ from trinity_snap.cli.options import (
 from trinity_snap.cli.output import emit, local_time, plural, size
 from trinity_snap.cli.progress import watched
 from trinity_snap.cli.recorded import recorded
+from trinity_snap.cli.repack_report import repack_answer, repack_lines
 from trinity_snap.cli.replicas import chosen_replicas, do_at_replicas, replica_lines, replicas_answer, replicas_code
+from trinity_snap.errors import UsageError
 from trinity_snap.report.times import timestamp
 
 if TYPE_CHECKING:
     from trinity_snap.progress import Progress
     from trinity_snap.repository.prune import PruneReport
+    from trinity_snap.repository.repack import RepackReport
+    from trinity_snap.repository.repack_plan import RepackWish
     from trinity_snap.repository.repository import Repository
     from trinity_snap.trusted.replicas import AtReplica
 
@@ -46,6 +50,17 @@ def prune(
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait, a day or more, until what is fenced now can be deleted.")
     ] = False,
+    repack: Annotated[
+        bool,
+        typer.Option("--repack", help="Move what is needed out of mostly dead packs first, at the first target."),
+    ] = False,
+    repack_budget: Annotated[
+        str, typer.Option(metavar="SIZE", help="With --repack: store at most about so much anew in this call.")
+    ] = "2GiB",
+    repack_unused: Annotated[
+        str,
+        typer.Option(metavar="PERCENT", help="With --repack: stop when no more than this part of the data is dead."),
+    ] = "10%",
     accept_missing: Annotated[
         bool, typer.Option("--accept-missing", help="Go on although points are gone that nobody forgot.")
     ] = False,
@@ -59,6 +74,13 @@ def prune(
     quiet: QuietOption = False,
 ) -> int:
     """Delete what no recovery point needs: what an earlier prune condemned long enough ago. Backups may go on meanwhile."""
+    wish = _wish(repack_budget, repack_unused) if repack else None
+    if repack and target is not None:
+        raise UsageError(
+            "A replica is not repacked: it gets what the first target has.",
+            untouched="Nothing was changed.",
+            next_step="Use --repack without --target; `replicate` and `prune --target` then do the same there.",
+        )
     loaded = load(policy)
     names = chosen_replicas(loaded, target, all_targets=all_targets)
     unlock = Unlock(identity, passphrase_file, trinity_key_file)
@@ -66,6 +88,7 @@ def prune(
         require_at(loaded, target, names)
     first = open_repository(loaded, unlock)
     state = loaded.state.directory
+    repacked: RepackReport | None = None
     with recorded(loaded, "prune", quiet=quiet, dry_run=dry_run) as run, watched(quiet=quiet) as progress:
 
         def at_first() -> PruneReport:
@@ -86,6 +109,10 @@ def prune(
 
             return _waited(again, progress, wait=wait and not dry_run)
 
+        if wish is not None and target is None:
+            from trinity_snap.repository.repack import repack as repack_packs
+
+            repacked = repack_packs(first, wish=wish, dry_run=dry_run, accept_missing=accept_missing, progress=progress)
         if target is not None:
             report = at_replica(target, open_repository(loaded, unlock, target))
             others: list[AtReplica[PruneReport]] = []
@@ -94,9 +121,28 @@ def prune(
             others = do_at_replicas(loaded, unlock, names, at_replica)
         outcome = "some-failed" if replicas_code(others) else "done"
         run.ended(outcome, target=target, deleted=report.deleted_packs, deleted_bytes=report.deleted_bytes)
-    answer = {**_answer(report), "target": target, "replicas": replicas_answer(others, _answer)}
-    emit(answer, lambda: (*_lines(report), *replica_lines(others, _lines)), as_json)
+    answer = {
+        **_answer(report),
+        "repack": repack_answer(repacked),
+        "target": target,
+        "replicas": replicas_answer(others, _answer),
+    }
+    emit(answer, lambda: (*repack_lines(repacked), *_lines(report), *replica_lines(others, _lines)), as_json)
     return replicas_code(others)
+
+
+def _wish(budget: str, unused: str) -> RepackWish:
+    from trinity_snap.policy.values import parse_size
+    from trinity_snap.repository.repack_plan import RepackWish
+
+    try:
+        size = parse_size(budget)
+    except ValueError as error:
+        raise UsageError(f"--repack-budget: {error}.", next_step="Give a size, as 2GiB.") from error
+    percent = unused.removesuffix("%")
+    if not percent.isdecimal() or int(percent) > 100:
+        raise UsageError("--repack-unused: it is no percentage from 0% to 100%.", next_step="Give one, as 10%.")
+    return RepackWish(size, int(percent) / 100)
 
 
 def _waited(work: Callable[[], PruneReport], progress: Progress, *, wait: bool) -> PruneReport:
@@ -140,6 +186,7 @@ def _answer(report: PruneReport) -> dict[str, object]:
         "deleted_index_objects": report.deleted_index_objects,
         "deleted_sessions": report.deleted_sessions,
         "deleted_copy_notes": report.deleted_copy_notes,
+        "superseded_points": report.superseded,
         "waiting": [
             {
                 "fence": waiting.fence,

@@ -109,6 +109,7 @@ def assemble(
         if agent.point is None:
             _take_point(agent, point)
     present = set(point_ids) if points is None else {point.id for point in points}
+    present |= {point.repacked.original for point in points or () if point.repacked}
     for run in runs:
         for part in _parts(run):
             agent = agents.setdefault(str(part["agent"]), AgentStatus(str(part["agent"])))

@@ -174,23 +174,40 @@ def _retention(
     agent: str, agents: dict[str, list[PointFacts]], rules: RetentionRules, found: Survey, accept: Collection[str]
 ) -> AgentRetention:
     there = {point.id: point for point in agents[agent]}
+    families = _families(agents[agent])
+    held = {family[0].id for family in families if not found.receipts.holds.keys().isdisjoint(one.id for one in family)}
     candidates = [
-        Candidate(one.id, one.time_ns, one.created_ns, one.judgement.counts, one.receipted_ns) for one in there.values()
+        Candidate(one.id, one.time_ns, one.created_ns, one.judgement.counts, one.receipted_ns) for one, *_ in families
     ]
-    decisions = retain(candidates, rules, found.receipts.holds.keys())
+    decisions = retain(candidates, rules, held)
     retention = AgentRetention(agent)
     if rules.removed_agents is not None and _is_removed(agent, agents, rules.removed_agents, found.now_ns):
-        held = found.receipts.holds.keys()
         decisions = [
             Decision(one.id, one.id in held, ("held",) if one.id in held else ("the agent was removed long ago",))
             for one in decisions
         ]
     elif agent not in accept:
         retention.refused = _doubt(list(there.values()))
+    others = {family[0].id: family[1:] for family in families}
     retention.decisions = [(there[one.id], one) for one in decisions]
+    retention.decisions += [
+        (other, Decision(other.id, one.keep, one.reasons)) for one in decisions for other in others[one.id]
+    ]
     if retention.refused is None and not any(one.keep for one in decisions) and rules.removed_agents is None:
         retention.refused = "It would be left without any recovery point."
     return retention
+
+
+def _families(points: Sequence[PointFacts]) -> list[list[PointFacts]]:
+    """Points of which each was made of another one by repacking, and stays or goes with it.
+
+    Mostly a point is alone: the other goes at once, unless who repacked has died. The first of a family stands for all: one that
+    counts, and that was repacked, for a host can put something else under the id that has become free.
+    """
+    families: dict[str, list[PointFacts]] = {}
+    for point in points:
+        families.setdefault(point.lineage, []).append(point)
+    return [sorted(family, key=lambda one: (not one.judgement.counts, -one.repacked)) for family in families.values()]
 
 
 def _is_removed(agent: str, agents: dict[str, list[PointFacts]], after: timedelta, now_ns: int) -> bool:

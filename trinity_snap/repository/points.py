@@ -16,11 +16,14 @@ from trinity_snap.repository.sealed import Header, open_object, seal_object
 __all__ = [
     "PackReference",
     "RecoveryPoint",
+    "Repacked",
     "Volume",
     "check_point",
+    "encode_document",
     "encode_pack_references",
     "open_point",
     "seal_point",
+    "sealed_document",
 ]
 
 Octets = bytes  # the structures below have a field called `bytes`
@@ -59,6 +62,20 @@ class PackReference(msgspec.Struct, frozen=True):
     length: int
 
 
+class Repacked(msgspec.Struct, frozen=True, kw_only=True):
+    """Says that the point is another one with its data in other packs (docs/format.md section 17).
+
+    `original` is the id that its host gave it, `stored_ns` when the storage got that (Unix time in ns), `times` how often
+    it was repacked since, `by` the id of the recipient whose identity did it, `mac` that identity's word for it.
+    """
+
+    original: str
+    stored_ns: int
+    times: int
+    by: str
+    mac: bytes
+
+
 class RecoveryPoint(msgspec.Struct, frozen=True, kw_only=True):
     """One agent's backup. `id` and `session_id` are the object's, the rest is its sealed document."""
 
@@ -79,6 +96,7 @@ class RecoveryPoint(msgspec.Struct, frozen=True, kw_only=True):
     container: dict[str, Any] | None = None  # what the Docker API says; only Docker gives it a meaning
     packs: Octets
     problems: list[tuple[str, Octets, str]] = []
+    repacked: Repacked | None = None
 
     @property
     def created(self) -> datetime:
@@ -117,24 +135,38 @@ def _mac(mac_key: bytes, repository_id: bytes, session_id: bytes, point_id: str,
     return hmac.digest(mac_key, message, hashlib.sha256)
 
 
+def encode_document(point: RecoveryPoint) -> bytes:
+    """The document of a point, as it is sealed."""
+    fields: Mapping[str, object] = {
+        name: getattr(point, name)
+        for name in point.__struct_fields__
+        if name not in ("id", "session_id") and (name != "repacked" or point.repacked is not None)
+    }
+    return _encoder.encode(fields)
+
+
 def seal_point(point: RecoveryPoint, header: Header, session_key: bytes, mac_key: bytes) -> bytes:
     """Return the bytes of the object `points/<id>`. The point's `id` is set; `header` is that of the object."""
-    fields: Mapping[str, object] = {
-        name: getattr(point, name) for name in point.__struct_fields__ if name not in ("id", "session_id")
-    }
-    document = _encoder.encode(fields)
+    document = encode_document(point)
     mac = _mac(mac_key, header.repository_id, header.session_id, point.id, document)
     return seal_object(header, session_key, f"points/{point.id}", mac + document)
 
 
-def open_point(data: bytes, header: Header, session_key: bytes, mac_key: bytes, point_id: str) -> RecoveryPoint:
-    """Return the point `point_id`. Raise IntegrityError if it is damaged or forged, ForeignRepository if too new."""
+def sealed_document(data: bytes, header: Header, session_key: bytes, mac_key: bytes, point_id: str) -> bytes:
+    """The document of the point `point_id`. Raise IntegrityError if it is damaged or forged."""
     name = f"points/{point_id}"
     body = open_object(data, header, session_key, name)
     mac, document = body[:_MAC_BYTES], body[_MAC_BYTES:]
     expected = _mac(mac_key, header.repository_id, header.session_id, point_id, document)
     if not hmac.compare_digest(mac, expected):
         raise IntegrityError(f"{name} was not written by this repository's host: its MAC is wrong.")
+    return document
+
+
+def open_point(data: bytes, header: Header, session_key: bytes, mac_key: bytes, point_id: str) -> RecoveryPoint:
+    """Return the point `point_id`. Raise IntegrityError if it is damaged or forged, ForeignRepository if too new."""
+    name = f"points/{point_id}"
+    document = sealed_document(data, header, session_key, mac_key, point_id)
     try:
         point = _decoder.decode(document)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

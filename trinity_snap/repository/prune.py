@@ -7,7 +7,7 @@ It may run twice at once, and die anywhere.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from trinity_snap.repository.packs import pack_name
 from trinity_snap.repository.prune_plan import FenceDecision, candidates_for_fence, decide_fence, packs_to_fence
 from trinity_snap.repository.receipts import PACKS_PER_RECEIPT, put_checks, put_forgotten, put_points
 from trinity_snap.repository.stand_ins import lost_packs, stand_ins
+from trinity_snap.repository.supersede import supersede
 from trinity_snap.repository.survey import PointFacts, Survey, survey
 from trinity_snap.repository.tidy import PackSessions, tidy_copies, tidy_sessions
 
@@ -62,6 +63,7 @@ class PruneReport:
     deleted_index_objects: int = 0
     deleted_sessions: int = 0
     deleted_copy_notes: int = 0
+    superseded: list[str] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
 
 
@@ -72,6 +74,7 @@ def prune(
     accept_missing: bool = False,
     spared: Set[bytes] = frozenset(),
     spared_objects: Set[str] = frozenset(),
+    spared_points: Collection[str] = (),
     memory: Path | None = None,
     progress: Progress | None = None,
     lease: Lease = LEASE,
@@ -79,7 +82,8 @@ def prune(
     """Delete what is due, and fence what is not needed. Return what came of it.
 
     `spared`: packs (SHA-256) that stay in any case; at a replica, those that the first target has, listed just before.
-    So do its `spared_objects`, names of sessions and index objects. `memory` is a file of this machine's, which saves requests.
+    So do its `spared_objects`, names of sessions and index objects, and its `spared_points`, ids. `memory` is a file of
+    this machine's, which saves requests.
 
     Raise RemovalRefused if something is wrong with the recovery points, before anything is removed; IdentityNeeded, TargetError.
     """
@@ -87,12 +91,15 @@ def prune(
     progress.stage("looking at the repository")
     found = survey(repository, lease=lease, guess_now=time.time_ns if dry_run else None, progress=progress)
     require_sound(found, accept_missing=accept_missing)
+    # What a repack that died has left, or one at the first target. Their packs are needed for this time.
+    superseded = supersede(repository, found, verified=set(), spared=spared_points, dry_run=dry_run)
     found.marks.spare(spared)
     lost = lost_packs(found)
     if lost:
         # Not firm: a prune that knows nothing of the damage may be about to delete one that is fenced.
         found.marks.needed |= stand_ins(repository, lost, found.existing - found.marks.needed)
     report = PruneReport(dry_run, found.now_ns, len(found.points), packs=len(found.existing))
+    report.superseded = superseded
     report.not_counting = [point for point in found.points if not point.judgement.counts]
     work = _Work(repository, found, report, progress, lease, lost & found.existing)
     if not dry_run:

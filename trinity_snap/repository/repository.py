@@ -30,7 +30,7 @@ from trinity_snap.repository.documents import (
     verify_document,
 )
 from trinity_snap.repository.keys import REPOSITORY_ID_BYTES, HostSecret, Identity, Recipient, repository_id_of
-from trinity_snap.repository.points import RecoveryPoint, open_point
+from trinity_snap.repository.points import RecoveryPoint, open_point, sealed_document
 from trinity_snap.repository.reader import PointReader, SessionKeys, open_pack
 from trinity_snap.repository.recipients import (
     RecipientList,
@@ -223,6 +223,16 @@ class Repository:
         header = parse_header(data, POINT_MAGIC, self.id, name)
         return open_point(data, header, self.session_key(header.session_id), self.host.mac_key, point_id)
 
+    def read_document(self, point_id: str) -> bytes:
+        """The document of a point as it was sealed, whatever this version knows of it. Raise as `read_point`."""
+        name = f"points/{point_id}"
+        try:
+            data = self.target.get(name)
+        except ObjectMissing as error:
+            raise PointMissing(f"There is no recovery point {point_id}.") from error
+        header = parse_header(data, POINT_MAGIC, self.id, name)
+        return sealed_document(data, header, self.session_key(header.session_id), self.host.mac_key, point_id)
+
     def points(self, agent: str | None = None) -> list[RecoveryPoint]:
         """All recovery points (of one agent), newest first. Those that cannot be read end up in `unreadable_points`."""
         points = []
@@ -297,6 +307,8 @@ class Repository:
 
     def _by_prefix(self, prefix: str, agent: str | None) -> RecoveryPoint:
         found = [point_id for point_id in self.point_ids() if point_id.startswith(prefix)]
+        if not found and len(prefix) >= _MINIMUM_PREFIX:
+            found = self._repacked_from(prefix)
         if len(prefix) < _MINIMUM_PREFIX or not found:
             raise PointMissing(
                 f"There is no recovery point {prefix!r}.",
@@ -308,6 +320,13 @@ class Repository:
         if agent is not None and point.agent != agent:
             raise PointMissing(f"Recovery point {point.id} is one of agent {point.agent!r}, not of {agent!r}.")
         return point
+
+    def _repacked_from(self, prefix: str) -> list[str]:
+        """The ids of the points that were repacked from one whose id began like that."""
+        if self.identity is None:
+            return []
+        points = self.points()
+        return [point.id for point in points if point.repacked and point.repacked.original.startswith(prefix)]
 
     def reader(self, point: RecoveryPoint, *, tables_from_packs: bool = False) -> PointReader:
         """What reads the entries and data of a point, and with `tables_from_packs` first looks into each of its packs."""
@@ -343,15 +362,16 @@ class Repository:
     def _listed_recipients(self) -> RecipientList:
         return current_recipients(self.target, self.host, self._document)
 
-    def begin_session(self, cache_directory: Path) -> Session:
+    def begin_session(self, cache_directory: Path, *, anew: bool = False) -> Session:
         """Begin a run's writes, sealed to the current recipients. `cache_directory` is this host's own for caches.
 
+        With `anew`, into an empty one, every chunk is stored, also what is there already.
         Raise RecipientsMismatch if those are not whom this host may seal to; nothing is written then.
         """
         directory = cache_directory / self.id.hex() / "chunks"
         while True:
             recipients = self.believed_recipients()
-            session = Session(self.target, self.host, recipients.recipients, directory)
+            session = Session(self.target, self.host, recipients.recipients, directory, anew=anew)
             # A recipient that joins after the list was read and before the session was put would miss this session.
             if self._listed_recipients().generation == recipients.generation:
                 self.damaged_lists = recipients.damaged

@@ -10,7 +10,7 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from secrets import randbits
@@ -99,7 +99,10 @@ class Session:
         host: HostSecret,
         recipients: Sequence[Recipient],
         cache_directory: Path,
+        *,
+        anew: bool = False,
     ) -> None:
+        """`anew`: rely on nothing that is there, so that every chunk is stored."""
         self._target = target
         self._host = host
         self._chunk_key = host.chunk_id_key
@@ -113,7 +116,8 @@ class Session:
         self.index = ChunkIndex(cache_directory)
         self.index.set_alive(alive)
         self.unreadable_index: list[str] = []
-        self._ingest(alive)
+        if not anew:
+            self._ingest(alive)
 
         self._tally = Tally()
         self._files, self._manifests = _Group(), _Group()
@@ -318,14 +322,23 @@ class Session:
                 next_step="Run the backup again; it will store the chunk anew.",
             )
 
-    def commit(self, point: RecoveryPoint) -> str:
+    @property
+    def fenced(self) -> frozenset[bytes]:
+        """The packs (SHA-256) that were fenced when this last looked: nothing new may rely on them."""
+        return frozenset[bytes]().union(*self._fences.values())
+
+    def commit(
+        self, point: RecoveryPoint, *, signed: Callable[[RecoveryPoint], RecoveryPoint] = lambda point: point
+    ) -> str:
         """Write the recovery point, whose packs are all stored. Return its id. `point.id` is ignored.
+
+        `signed` gets the point with its id and session, and gives back what is to be written.
 
         Raise RepositoryError if that took so long that the point may not count.
         """
         point_id = os.urandom(16).hex()
         header = new_header(POINT_MAGIC, self._host.repository_id, self.session_id)
-        named = msgspec.structs.replace(point, id=point_id, session_id=self.session_id)
+        named = signed(msgspec.structs.replace(point, id=point_id, session_id=self.session_id))
         self._put(f"points/{point_id}", seal_point(named, header, self._key, self._host.mac_key))
         if running_ns() - self._began_ns > LEASE.lease_ns:
             raise RepositoryError(

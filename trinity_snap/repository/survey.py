@@ -21,6 +21,7 @@ from trinity_snap.repository.lease import LEASE, Lease
 from trinity_snap.repository.points import RecoveryPoint
 from trinity_snap.repository.prune_plan import Judgement, Marks, judge
 from trinity_snap.repository.receipts import Receipts, put_clock, read_receipts
+from trinity_snap.repository.vouching import vouched
 
 if TYPE_CHECKING:
     from trinity_snap.repository.repository import Repository
@@ -35,6 +36,8 @@ class PointFacts:
     """One point: what it says of itself in short, when the storage got it, and whether it counts.
 
     Times are Unix time in ns: `time_ns` the storage's, `receipted_ns` what a receipt says of it, `created_ns` its host's.
+    A point that this identity has repacked, `repacked` times, has the time of its original, whose id is `lineage`; that of any
+    other point is its own.
     """
 
     id: str
@@ -47,6 +50,8 @@ class PointFacts:
     packs: int
     judgement: Judgement
     session_id: Octets = b""
+    lineage: str = ""
+    repacked: int = 0
 
 
 @dataclass
@@ -161,11 +166,13 @@ def _facts(
     receipted = point.id in found.receipts.points
     judgement = judge(packs, stored_ns, session_ns, found.fences, found.existing, lease, receipted=receipted)
     found.marks.add(packs, judgement)
-    receipted_ns = found.receipts.points.get(point.id, stored_ns)
+    own = vouched(repository, point)
+    time_ns = stored_ns if own is None else min(stored_ns, own.stored_ns)
+    receipted_ns = found.receipts.points.get(point.id, time_ns)
     return PointFacts(
         point.id,
         point.agent,
-        stored_ns,
+        time_ns,
         receipted_ns,
         point.created_ns,
         point.files,
@@ -173,4 +180,6 @@ def _facts(
         len(packs),
         judgement,
         point.session_id,
+        point.id if own is None else own.original,
+        0 if own is None else own.times,
     )

@@ -118,7 +118,7 @@ def prune_at_replica(
     objects = {name for kind in ("sessions/", "index/") for name in first.target.list_prefix(kind)}
     return prune(
         replica, dry_run=dry_run, accept_missing=accept_missing, spared=packs, spared_objects=objects,
-        progress=progress, memory=memory,
+        spared_points=first.point_ids(), progress=progress, memory=memory,
     )  # fmt: skip
 
 
