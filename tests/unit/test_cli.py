@@ -142,17 +142,20 @@ def test_wrong_usage_is_code_2_and_a_sentence(arguments, words, capsys, monkeypa
 )
 def test_without_a_policy_every_command_says_so(leaf, capsys, tmp_path):
     arguments = {
-        "show": ["abcd"],
-        "restore": ["x"],
-        "grant": ["x"],
-        "add": ["f"],
-        "retire": ["i"],
-        "wrap": ["trinity"],
-        "host-key": ["f"],
-        "export": ["x", "--portable", "f"],
-        "import": ["x", "f"],
+        ("show",): ["abcd"],
+        ("diff",): ["x"],
+        ("find",): ["x"],
+        ("mount",): ["x", str(tmp_path)],
+        ("restore",): ["x"],
+        ("grant",): ["x"],
+        ("export",): ["x", "--portable", str(tmp_path / "x.tar")],
+        ("import",): ["x", str(tmp_path / "x.tar")],
+        ("policy", "set"): ["host=x"],
+        ("key", "retire"): ["i"],
+        ("key", "wrap"): ["trinity"],
+        ("key", "host-key"): ["f"],
     }
-    given = [] if leaf == ["policy", "show"] else arguments.get(leaf[-1], [])
+    given = arguments.get(tuple(leaf), [])
     if leaf == ["key", "add"]:
         from trinity_snap.repository.identity import save_recipient
         from trinity_snap.repository.keys import generate_identity
