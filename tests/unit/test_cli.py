@@ -138,6 +138,9 @@ def test_without_a_policy_every_command_says_so(leaf, capsys, tmp_path):
     arguments = {
         "show": ["abcd"],
         "restore": ["x"],
+        "export": ["x", "--portable", str(tmp_path / "x.tar")],
+        "import": ["x", str(tmp_path / "x.tar")],
+        "set": ["host=x"],
         "grant": ["x"],
         "add": ["f"],
         "retire": ["i"],
