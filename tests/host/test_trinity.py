@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from tests.faults.trinity import KEY, FakeAgent, FakeTrinity, serve
 from tests.host.test_main_job import wait_until
 from tests.lab.daemon import Daemon
 from tests.lab.product import Product, install, volume
+from tests.unit.test_cli_json import assert_same_shape, documented
 
 pytestmark = pytest.mark.host
 
@@ -119,7 +119,7 @@ def test_after_a_disaster_everything_is_back_and_runs(product: Product, trinity:
     answer = product.run("backup")
     assert {one["agent"] for one in answer["agents"]} == {*NAMES, "platform"}
     tar = tmp_path / "ledger.tar"
-    product.run("export", "ledger", "--portable", str(tar))
+    assert_same_shape(product.run("export", "ledger", "--portable", str(tar)), documented("export"))
 
     daemon.clean()
     shutil.rmtree(tmp_path / "trinity-data")
@@ -148,8 +148,9 @@ def test_after_a_disaster_everything_is_back_and_runs(product: Product, trinity:
     (ledger / "code").write_text("newer code")
     assert product.run("import", "ledger", str(tar), code=2)["error"] == "RestoreRefused", "it asks first"
     imported = product.run("import", "ledger", str(tar), "--yes")
+    assert_same_shape(imported, documented("import"))
     assert (imported["outcome"], len(imported["previous"])) == ("imported", 1)
-    assert json.loads(json.dumps(imported["manifest"]))["agent_name"] == "ledger"
+    assert imported["manifest"]["agent_name"] == "ledger"
     assert ((ledger / "data/state").read_text(), (ledger / "code").read_text()) == ("ledger", "newer code")
     assert daemon.client.containers.get("agent-ledger").status == "running"
     (ledger / "data/state").write_text("spoilt again")

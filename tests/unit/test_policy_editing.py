@@ -186,6 +186,15 @@ def test_schedules_are_explained_and_checked(host: Host):
     assert host.json("policy", "when")["schedules"][0]["setting"] == "drill.schedule"
 
 
+def test_a_policy_with_mistakes_can_be_put_back(host: Host):
+    before = host.policy.read_text()
+    host.json("policy", "set", "exclude=[a]")
+    host.policy.write_text("nonsense: true\n")
+    assert host.json("policy", "set", "host=x", code=2)["error"] == "PolicyError"
+    host.json("policy", "undo")
+    assert host.policy.read_text() == before
+
+
 def test_a_policy_that_somebody_else_changed_meanwhile_is_left_alone(tmp_path: Path):
     path = tmp_path / "policy.yml"
     path.write_text("host: theirs\n")

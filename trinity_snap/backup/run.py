@@ -7,7 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from trinity_snap.backup.engine import AgentPoint, Engine, SourceSpec
 from trinity_snap.backup.keep import keep_locally
 from trinity_snap.backup.replicas import replicate_after
 from trinity_snap.backup.result import AgentResult, RunResult, remember
+from trinity_snap.backup.selection import Selections
 from trinity_snap.backup.shipper import Shipped
 from trinity_snap.errors import (
     DockerUnavailable,
@@ -39,8 +40,7 @@ from trinity_snap.snapshot.local import LocalAgent, local_source, prune
 from trinity_snap.snapshot.protocol import TORN, SourceKey, source_key
 from trinity_snap.snapshot.view import SourceView
 from trinity_snap.targets import open_target
-from trinity_snap.trinity.declared import Declared, left_out, read_declared
-from trinity_snap.trinity.naming import DESTINATIONS
+from trinity_snap.trinity.autonomy import schedules_held
 from trinity_snap.trinity.platform import dump_warnings
 from trinity_snap.wording import plural
 
@@ -114,7 +114,7 @@ class _Run:
         self._began = time.monotonic()
         self._quiet_ns = 0
         self._autoheal: tuple[str, ...] = ()
-        self._declared: dict[SourceKey, Declared] = {}
+        self._selections = Selections(policy, self._note)
 
     def run(self, names: Sequence[str] | None) -> RunResult:
         """Do it."""
@@ -210,7 +210,8 @@ class _Run:
             stack.callback(journal.end)
             stack.callback(self._release, providers)
             step("journal-started")
-            with self._schedules_held(client, journal, active):
+            agents = [work.agent for work in active] if client is not None else []
+            with schedules_held(self.policy, journal, agents, self._note, self._leave_behind):
                 instant = self._snapshot(client, engine, journal, providers, active)
             step("shipping")
             self._ship_all(engine, providers, active, instant)
@@ -244,7 +245,7 @@ class _Run:
             started_ns = time.time_ns()
             work = owner[source_key(source)]
             engine.session.count_in(work.tally)
-            exclude = self._exclude(work, source, view)
+            exclude = self._selections.exclude(work.agent.name, source, view)
             with work.timed():
                 return engine.ship_pass(_spec(source), view, source.path, number, started_ns, exclude)
 
@@ -291,19 +292,6 @@ class _Run:
             self._note(f"The guarantee is weaker than asked for: {instant.why}.")
         return instant
 
-    def _schedules_held(
-        self, client: DockerClient | None, journal: Journal, active: Sequence[_Work]
-    ) -> AbstractContextManager[object]:
-        """Where the policy wants it, no scheduled task of agents that are waited for begins in there."""
-        drained = [
-            work.agent for work in active if self.policy.for_agent(work.agent.name).quiesce.drain_seconds is not None
-        ]
-        if client is None or not drained or not self.policy.trinity.hold_schedules:
-            return nullcontext()
-        from trinity_snap.trinity.autonomy import HeldSchedules
-
-        return HeldSchedules(self.policy.trinity.settings(), journal, drained, self._note, self._leave_behind)
-
     def _ship_all(
         self,
         engine: Engine,
@@ -346,31 +334,17 @@ class _Run:
         for source in work.sources:
             provider = provider_of[source_key(source)]
             view = provider.view(source)
-            exclude = self._exclude(work, source, view)
+            exclude = self._selections.exclude(work.agent.name, source, view)
             try:
                 shipped = engine.ship(_spec(source), view, min(instant.created_ns, self._quiet_ns), exclude)
                 shipped.problems += self._problems(work, source, provider)
             finally:
                 provider.check(source)  # a snapshot that broke is the reason of whatever else went wrong
-            declared = self._declared.get(source_key(source), Declared())
-            work.shipped.append((replace(_spec(source), selection=declared.patterns), shipped))
+            work.shipped.append((replace(_spec(source), selection=self._selections.patterns(source)), shipped))
             if shipped.excluded:
                 self._note(
                     f"{work.agent.name}: {shipped.excluded} entries of {source.name} are excluded by the policy."
                 )
-
-    def _exclude(self, work: _Work, source: Source, view: SourceView) -> Sequence[str]:
-        """What is left out of a source; what its agent declares is looked up once in a run, so that all passes agree."""
-        settings = self.policy.for_agent(work.agent.name)
-        if settings.paths == "all" or source.kind != "volume" or source.destination != DESTINATIONS["workspace"]:
-            return settings.exclude
-        key = source_key(source)
-        if key not in self._declared:
-            self._declared[key] = read_declared(view.open)
-            if self._declared[key].why:
-                self._note(f"{work.agent.name}: all of {source.name} is backed up, as {self._declared[key].why}.")
-        patterns = self._declared[key].patterns
-        return (*settings.exclude, left_out(patterns)) if patterns else settings.exclude
 
     def _problems(self, work: _Work, source: Source, provider: Provider) -> list[tuple[bytes, str]]:
         """What a view does not show as it should; of an agent of mode `none`, torn files are what was asked for."""

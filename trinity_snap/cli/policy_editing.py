@@ -62,6 +62,9 @@ def edit(
     quiet: QuietOption = False,
 ) -> None:
     """Open the policy in $VISUAL or $EDITOR; it is exchanged only if it is good."""
+    from trinity_snap.policy.load import policy_path
+
+    _read(policy_path(policy))
     if not sys.stdin.isatty():
         raise UsageError("`policy edit` needs a terminal.", next_step="`trinity-snap policy set NAME=VALUE` does not.")
     _change(policy, _edited, "edit", dry_run=False, yes=yes, by=by, as_json=as_json, quiet=quiet)
@@ -91,6 +94,7 @@ def history(policy: PolicyOption = None, as_json: JsonOption = False, quiet: Qui
     from trinity_snap.policy.load import policy_path
 
     path = policy_path(policy)
+    _read(path)
     found = versions(path)
     answer = {
         "path": str(path),
@@ -121,8 +125,9 @@ def diff(
     from trinity_snap.policy.load import policy_path
 
     path = policy_path(policy)
+    present = _read(path)
     old = version(path, number)
-    lines = difference(old.text(), _read(path), f"version {number}", str(path))
+    lines = difference(old.text(), present, f"version {number}", str(path))
     emit({"path": str(path), "number": number, "diff": lines}, lines or ["Nothing."], as_json)
 
 
@@ -193,13 +198,18 @@ def _change(
     from trinity_snap.policy.load import load_policy, parse_policy, policy_path
 
     path = policy_path(given)
-    before = load_policy(path)
     old = _read(path)
+    try:
+        before = load_policy(path)
+    except PolicyError:
+        if not how.startswith(("edit", "undo")):
+            raise
+        before = None  # one with mistakes is what these two can mend
     new = make(path, old)
     after = parse_policy(new, path)
     _check_schedules(after)
     lines = difference(old, new, str(path), "changed")
-    going, unknown = _going(before, after) if new != old else (0, "")
+    going, unknown = _going(before, after) if new != old and before is not None else (0, "")
     answer: dict[str, object] = {
         "path": str(path), "changed": new != old and not dry_run, "diff": lines, "points_going": None if unknown else going,
         "by": who(by), "how": how,
@@ -308,5 +318,10 @@ def _edited(path: Path, text: str) -> str:
 def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8")
-    except OSError as error:
-        raise PolicyError(f"The policy {path} cannot be read: {error.strerror}.", next_step="Run as root.") from error
+    except FileNotFoundError as error:
+        raise PolicyError(
+            f"There is no policy at {path}.",
+            next_step="`trinity-snap init` makes one, with keys and a repository.",
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"The policy {path} cannot be read: {error}.", next_step="Run as root.") from error

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -26,13 +26,24 @@ from trinity_snap.trinity.settings import TrinitySettings
 
 if TYPE_CHECKING:
     from trinity_snap.agents.model import Agent
+    from trinity_snap.policy.schema import Policy
 
-__all__ = ["HeldSchedules", "give_back"]
+__all__ = ["HeldSchedules", "give_back", "schedules_held"]
 
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from trinity_snap.trinity.warden import main; main(sys.argv[1])"
 _READY_SECONDS = 30.0
 _GOODBYE_SECONDS = 5.0
 _LATE_SECONDS = 1.0
+
+
+def schedules_held(
+    policy: Policy, journal: Journal, agents: Iterable[Agent], note: Callable[[str], None], leave: Callable[[str], None]
+) -> AbstractContextManager[object]:
+    """The context for a run: where the policy wants it, no scheduled task begins in there of agents that are waited for."""
+    drained = [agent for agent in agents if policy.for_agent(agent.name).quiesce.drain_seconds is not None]
+    if not drained or not policy.trinity.hold_schedules:
+        return nullcontext()
+    return HeldSchedules(policy.trinity.settings(), journal, drained, note, leave)
 
 
 class HeldSchedules:
