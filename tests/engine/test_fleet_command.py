@@ -30,6 +30,7 @@ if not Path(sys.executable).with_name("ansible-playbook").exists() and not shuti
 
 SECRET = "hush-4711"
 DEADLINE_SECONDS = 120
+RUNTIME = Path(f"/dev/shm/snap-fleet-test-{os.getpid()}")
 
 COMMAND = """\
 #!{python}
@@ -116,6 +117,7 @@ class Fleet:
         place.write_text(json.dumps(document))
         command = [sys.executable, "-m", "trinity_snap", "fleet", arguments[0], "-i", str(place), *arguments[1:]]
         environment = {**os.environ, "SOME_SECRET": SECRET, "ANSIBLE_HOST_KEY_CHECKING": "False"}
+        environment["XDG_RUNTIME_DIR"] = str(RUNTIME)
         return subprocess.Popen(
             command, env=environment, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -154,10 +156,16 @@ def wait_until(what: Callable[[], object], process: subprocess.Popen[str]) -> No
         time.sleep(0.02)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def runtime() -> Iterator[None]:
+    """Other tests play, too, at the same time: what is in memory for those of this file is in a place of their own."""
+    RUNTIME.mkdir(mode=0o700)
+    yield
+    shutil.rmtree(RUNTIME, ignore_errors=True)
+
+
 def private_directories() -> set[Path]:
-    places = [Path("/dev/shm"), Path("/run"), Path(f"/run/user/{os.geteuid()}")]
-    places += [Path(os.environ["XDG_RUNTIME_DIR"])] if "XDG_RUNTIME_DIR" in os.environ else []
-    return {found for place in places for found in place.glob(f"{PREFIX}*")}
+    return set(RUNTIME.glob(f"{PREFIX}*"))
 
 
 def descendants(process: int) -> list[int]:

@@ -58,7 +58,8 @@ for top in sorted(glob.glob("/var/lib/docker/volumes/agent-lost*/_data")):
                 content = hashlib.sha256(open(path, "rb").read()).hexdigest()
             beating = not name and directory == top  # the directory that `beat` is written in
             time = 0 if beating else seen.st_mtime_ns
-            found[path] = [oct(seen.st_mode), seen.st_uid, seen.st_gid, time, seen.st_nlink, content]
+            links = 0 if stat.S_ISDIR(seen.st_mode) else seen.st_nlink  # of directories, filesystems count them in different ways
+            found[path] = [oct(seen.st_mode), seen.st_uid, seen.st_gid, time, links, content]
 print(json.dumps(found))
 """
 
@@ -109,6 +110,7 @@ def disaster(furnished: AgentHost, tmp_path: Path) -> Iterator[Disaster]:
     names = [f"new{number}" for number in range(1, HOSTS + 1)]
     more = [f"old{number}" for number in range(2, HOSTS + 1)]
     lab = Lab.up(tmp_path / "lab", [*names, *more], dies_with_parent=True)
+    (tmp_path / "store/bucket").mkdir(parents=True)
     try:
         with rclone_server(tmp_path / "store", "0.0.0.0") as store:  # two bridges of the lab's
             yield prepare(furnished, lab, tmp_path, store.rpartition(":")[2])
@@ -176,7 +178,6 @@ _INIT = "trinity-snap init --policy /etc/lost/policy.yml --recipient /etc/lost/0
 def test_all_hosts_are_lost_and_one_command_brings_everything_back_on_fresh_ones(
     disaster: Disaster, furnished: AgentHost
 ) -> None:
-    (disaster.home / "store/bucket").mkdir(parents=True, exist_ok=True)
     if len(disaster.old) > 1:
         others = ",".join(name for name in disaster.old if name != "old1")
         installed = subprocess.run(
@@ -221,6 +222,8 @@ def test_all_hosts_are_lost_and_one_command_brings_everything_back_on_fresh_ones
         assert "identity" not in host.run("ls /etc/trinity-snap; find / -xdev -name operator.key").output.replace(
             "identity.key", ""
         )
+    if HOSTS == 1:
+        return  # on one machine tests/fleet/test_restore_fleet.py shows the rest, in less time
     code, again = disaster.fleet("restore", *words, "--containers", "--yes", "--run", answer["run_id"])
     assert code == 0 and {host["changed"] for host in again["hosts"]} == {False}, again
     code, backed = disaster.fleet(
