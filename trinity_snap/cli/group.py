@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "show": "What a recovery point holds.",
     "diff": "What differs between two recovery points.",
     "find": "Where a name is, over all recovery points.",
+    "mount": "Show a recovery point as a read-only directory.",
     "restore": "Give back an agent, or parts of it, from a recovery point.",
     "grant": "Let a host without an identity restore one recovery point: its keys, for a while.",
     "rollback": "Bring an agent's volumes back from a local snapshot, in seconds.",
