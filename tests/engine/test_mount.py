@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.test_monitor_command import Machine
 from tests.unit.test_cli_json import assert_same_shape, documented
 from tests.unit.test_cli_repository import Host, host, make_host, repository
 
@@ -166,6 +167,18 @@ def test_only_what_is_read_is_fetched_and_damage_is_an_error_of_that_file(host: 
         assert (volume / "second").read_bytes() == (tree / "second").read_bytes()
         with pytest.raises(OSError, match="Input/output"):
             (volume / "first").read_bytes()
+
+
+def test_paths_of_the_platform_have_names_of_one_part(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.run("init")
+    machine.run("backup")
+    host = Host.__new__(Host)
+    host.home, host.policy = machine.home, machine.policy
+    with mounted(host, "platform") as place:
+        (volume,) = place.iterdir()
+        assert volume.name == os.fspath(machine.data).strip("/").replace("/", "_")
+        assert (volume / "file").read_bytes() == (machine.data / "file").read_bytes()
 
 
 def test_a_place_that_is_not_empty_is_refused(host: Host) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from trinity_snap.browse.content import PointFile
 from trinity_snap.browse.tree import VolumeTree
 from trinity_snap.errors import IntegrityError, TrinitySnapError, UsageError
+from trinity_snap.restore.planner import directory_name
 
 if TYPE_CHECKING:
     from trinity_snap.repository.manifest import Entry
@@ -59,9 +60,9 @@ class PointFilesystem:
 
     def __init__(self, repository: Repository, point: RecoveryPoint, ready: Callable[[], None]) -> None:
         self._reader = repository.reader(point)
-        self._trees = {os.fsencode(volume.name): VolumeTree(self._reader, volume) for volume in point.volumes}
-        if any(b"/" in name or name in (b"", b".", b"..") for name in self._trees):
-            raise IntegrityError(f"Recovery point {point.id[:8]} has a volume whose name is none.")
+        self._trees = {
+            os.fsencode(directory_name(volume)): VolumeTree(self._reader, volume) for volume in point.volumes
+        }
         self._created_ns = point.created_ns
         self._bytes, self._files = point.bytes, point.files
         self._ready = ready
