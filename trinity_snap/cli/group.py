@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "show": "What a recovery point holds.",
     "diff": "What differs between two recovery points.",
     "find": "Where a name is, over all recovery points.",
+    "mount": "Show a recovery point as a read-only directory.",
     "restore": "Give back an agent, or parts of it, from a recovery point.",
     "export": "Write an agent's `data/` from a recovery point as Trinity's portable tar.",
     "import": "Read Trinity's portable tar into an agent of this host.",

@@ -40,7 +40,7 @@ class EventJournal:
         make_directory_durably(self.directory)
         with self._locked():
             self._rotate()
-            numbered = {"seq": self._last_seq() + 1, **event}
+            numbered = {**event, "seq": self._last_seq() + 1}
             line = json.dumps(numbered, separators=(",", ":")).encode() + b"\n"
             new = not self._current.exists()
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
