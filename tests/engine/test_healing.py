@@ -73,8 +73,11 @@ def test_the_next_run_stores_anew_what_was_damaged_and_older_points_come_back_wh
     assert list(report.damaged_objects) == [name]
     (verdict,) = report.points
     assert verdict.damaged_objects == [name]
-    with pytest.raises(IntegrityError):
-        contents(store.open(), first.id)
+    if how == "a bit in the table":  # the index says the same
+        assert contents(store.open(), first.id) == before
+    else:
+        with pytest.raises(IntegrityError):
+            contents(store.open(), first.id)
     packs = store.objects("packs/")
     second = store.backup(tree)
     assert store.objects("packs/") - packs
