@@ -43,6 +43,7 @@ while True:
             held = False
         if held:
             since.setdefault(path, time.time())
+            open("/run/held.now", "w").close()
         elif path in since:
             own.write(f"{since.pop(path)} {time.time()}\\n")
             own.flush()
@@ -98,22 +99,33 @@ def test_whenever_the_control_node_dies_no_agent_stays_held_and_the_next_run_is_
     chance = random.Random(seed)
     agents.host.run(f"nohup python3 -c '{_WATCH}' </dev/null >/dev/null 2>&1 & echo $! >/run/held.pid")
     try:
-        began = time.monotonic()
         code, answer = fleet(inventory, "backup")
-        longest = time.monotonic() - began
         assert code == 0, answer
+        longest = 15.0
         kills = []
         for number in range(ROUNDS):
+            # Half of them, and the first, in the pause; the others at any moment of a run.
+            in_pause = number == 0 or chance.random() < 0.5
+            until_held = subprocess.Popen(
+                [*agents.host.ssh(), "rm -f /run/held.now; until [ -e /run/held.now ]; do sleep 0.05; done"],
+                stdin=subprocess.DEVNULL,
+            )
+            began = time.monotonic()
             process = subprocess.Popen(
                 command(inventory, "backup"), cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
-            delay = chance.uniform(0.5, longest)
+            delay = chance.uniform(0.0, 1.0) if in_pause else chance.uniform(0.5, longest)
+            if in_pause:
+                until_held.wait(SECONDS_OF_A_ROUND)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(delay)
             over = process.poll() is not None
+            longest = min(longest, time.monotonic() - began) if over else longest
             kill_all(process)
-            kills.append({"delay": round(delay, 1), "over": over, "at": time.time()})
+            until_held.kill()
+            until_held.wait()
+            kills.append({"delay": round(delay, 1), "in_pause": in_pause, "over": over, "at": time.time()})
             until = time.monotonic() + SECONDS_OF_A_ROUND
             while runs_alive(agents):
                 assert time.monotonic() < until, (seed, kills)
@@ -130,7 +142,7 @@ def test_whenever_the_control_node_dies_no_agent_stays_held_and_the_next_run_is_
         held = [end - start for start, end in times]
         cut = [end - kill["at"] for start, end in times for kill in kills if start < kill["at"] < end]
         sys.stdout.write(
-            f"seed {seed}: {ROUNDS} kills, {sum(not one['over'] for one in kills)} before the end of a run of {longest:.1f} s, "
+            f"seed {seed}: {ROUNDS} kills, {sum(not one['over'] for one in kills)} before the end of a run, "
             f"{len(cut)} while agents were held; longest held {max(held):.2f} s, after a kill {max(cut, default=0):.2f} s\n"
         )
         assert held and max(held) < HELD_SECONDS, (seed, kills, held)
