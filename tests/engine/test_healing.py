@@ -21,8 +21,13 @@ __all__ = ["make_store", "store"]  # fixtures: a storage whose clock can be set 
 
 Damage = Callable[[bytes], bytes | None]
 
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
+
+
 DAMAGE: dict[str, Damage] = {
-    "a bit in a segment": lambda data: data[:20_000] + bytes([data[20_000] ^ 4]) + data[20_001:],
+    "a bit in a segment": lambda data: flipped(data, 20_000 if len(data) > 30_000 else 100),
     "a bit in the table": lambda data: data[:-30] + bytes([data[-30] ^ 4]) + data[-29:],
     "a bit in the header": lambda data: data[:50] + bytes([data[50] ^ 4]) + data[51:],
     "truncated": lambda data: data[: len(data) // 2],

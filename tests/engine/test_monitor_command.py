@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -221,6 +222,7 @@ def test_a_run_that_is_killed_shows_when_the_next_look_finds_the_agent_late(mach
     machine.write(rpo="1s")
     machine.run("backup")
     machine.run("backup", code=-signal.SIGKILL, TRINITY_SNAP_CRASH_AT="before-commit")
+    time.sleep(1.2)  # until the first is older than that
     answer = machine.json("monitor", code=1)
     assert [(one["kind"], one["subject"]) for one in answer["alarms"]] == [("late", "platform")]
     machine.write()
@@ -231,6 +233,7 @@ def test_a_run_that_is_killed_shows_when_the_next_look_finds_the_agent_late(mach
 def test_a_look_without_telling_changes_nothing(machine: Machine) -> None:
     machine.run("backup")
     machine.write(rpo="1s")
+    time.sleep(1.2)  # until the point is older than that
     before = {path: path.read_bytes() for path in (machine.home / "state").rglob("*") if path.is_file()}
     machine.run("monitor", "--dry-run", code=1)
     assert {path: path.read_bytes() for path in (machine.home / "state").rglob("*") if path.is_file()} == before

@@ -170,7 +170,7 @@ def restore(
         moment = None if at is None else parse_moment(at)
         repository = open_repository(settings, Unlock(identity, passphrase_file, trinity_key_file), target)
         source, opened = repository, repository.target
-        found = repository.resolve(point, agent=agent, at=moment)
+        found = repository.resolve(point, agent=agent, at=moment, at_any_price=salvage)
         newer = repository.passed_over
     if to is not None:
         _check_outside(to, opened)

@@ -249,12 +249,18 @@ class Repository:
         return points
 
     def resolve(
-        self, selector: str | None = None, *, agent: str | None = None, at: datetime | None = None
+        self,
+        selector: str | None = None,
+        *,
+        agent: str | None = None,
+        at: datetime | None = None,
+        at_any_price: bool = False,
     ) -> RecoveryPoint:
         """The point that `selector` means: `latest` (or None), a whole id, or a prefix of one of 4 digits or more.
 
         With `at`, `latest` is the newest made at or before that time. One that does not count is never the latest; such ones
-        that are newer end up in `passed_over`, with the reason. Raise PointMissing, PointAmbiguous or AgentMissing.
+        that are newer end up in `passed_over`, with the reason. If none counts, it is the newest `at_any_price`. Raise
+        PointMissing, PointAmbiguous or AgentMissing.
         """
         self.passed_over = []
         if selector is not None and selector != "latest":
@@ -276,7 +282,7 @@ class Repository:
                     f"There is no recovery point as old as {at.isoformat()}.",
                     next_step="`trinity-snap list` shows what there is.",
                 )
-        return self._newest_that_counts(points)
+        return self._newest_that_counts(points, at_any_price=at_any_price)
 
     def latest_of_each(self) -> list[RecoveryPoint]:
         """The newest point that counts of every agent that has one, by agent; newer ones end up in `passed_over`."""
@@ -288,11 +294,13 @@ class Repository:
                 latest[point.agent] = point
         return [latest[agent] for agent in sorted(latest)]
 
-    def _newest_that_counts(self, points: list[RecoveryPoint]) -> RecoveryPoint:
+    def _newest_that_counts(self, points: list[RecoveryPoint], *, at_any_price: bool) -> RecoveryPoint:
         counting = Counting(self)
         for point in points:
             if self._counts(counting, point):
                 return point
+        if at_any_price:
+            return points[0]
         point_id, reason = self.passed_over[0]
         raise PointMissing(
             f"None of the {len(points)} recovery points that there are counts. Of the newest, {point_id[:8]}: {reason}",

@@ -19,6 +19,7 @@ from trinity_snap.errors import SnapshotError
 from trinity_snap.snapshot.mounts import find_mount, read_mounts, real_path
 from trinity_snap.snapshot.protocol import STORE, Kept
 from trinity_snap.snapshot.subvolumes import NAME, delete_snapshot, facts_of, is_subvolume, subvolume_of
+from trinity_snap.snapshot.syncfs import syncfs
 
 __all__ = [
     "SHARES_DATA",
@@ -59,16 +60,20 @@ def snapshots_by_name(places: Iterable[Path] = ()) -> tuple[Path, ...]:
 def remove_leftover(where: Path) -> None:
     """Delete the snapshot at `where`, and the directory it lies in if that is empty then; no error if it is not there.
 
-    Raise SnapshotError if it stays, or if `where` is not a place where this provider puts snapshots.
+    It stays deleted when the power fails after that, as nothing may have a note of it any more. Raise SnapshotError if it
+    stays, or if `where` is not a place where this provider puts snapshots.
     """
     if where.parent.name != STORE:
         raise SnapshotError(f"{where} is no snapshot of this program's, and is left alone.")
-    if os.path.lexists(where):
+    was_there = os.path.lexists(where)
+    if was_there:
         delete_snapshot(where)
     try:
         where.parent.rmdir()
     except OSError:
         pass  # other snapshots are in it, or it is gone
+    if was_there:
+        syncfs([where.parent.parent])
 
 
 def remove_stray(where: Path) -> None:

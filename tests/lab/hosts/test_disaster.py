@@ -117,12 +117,14 @@ def disaster(furnished: AgentHost, tmp_path: Path) -> Iterator[Disaster]:
     finally:
         lab.down()
         furnished.host.boot()
+        left = furnished.host.run("ls -d /var/lib/docker/volumes/.trinity-snap*", check=False).output
         furnished.host.run(
             "docker rm --force $(docker ps --all --quiet --filter name=agent-lost) >/dev/null;"
             "docker volume rm $(docker volume ls --quiet --filter name=agent-lost) >/dev/null;"
             "rm -rf /etc/lost /var/lib/lost",
             check=False,
         )
+        assert left == "", "the power failed after the run, and its snapshot is back"
 
 
 def prepare(furnished: AgentHost, lab: Lab, home: Path, port: str) -> Disaster:
