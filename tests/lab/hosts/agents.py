@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.lab.hosts.lab import Lab
 from tests.lab.hosts.machine import Host
 from tests.lab.images import BUSYBOX
 
+takes_minutes = pytest.mark.skipif(
+    "TRINITY_SNAP_LONG_TESTS" not in os.environ, reason="takes minutes; TRINITY_SNAP_LONG_TESTS=1 runs it"
+)
 CHECKOUT = Path(__file__).resolve().parents[3]
 ANSIBLE = Path(sys.executable).with_name("ansible-playbook")
 DISKS = (1 << 30, 1 << 30, 2 << 30)

@@ -1,6 +1,6 @@
 """The control node dies at any moment of a fleet backup: no agent stays held, nothing is left, and the next run is clean.
 
-TRINITY_SNAP_CONTROLLER_KILL_ROUNDS=30 python -m pytest tests/lab/hosts/test_controller_kills.py
+TRINITY_SNAP_LONG_TESTS=1 TRINITY_SNAP_CONTROLLER_KILL_ROUNDS=30 python -m pytest tests/lab/hosts/test_controller_kills.py
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from tests.lab.hosts.agents import CHECKOUT, DONE, RUNNING, AgentHost
+from tests.lab.hosts.agents import CHECKOUT, DONE, RUNNING, AgentHost, takes_minutes
 
-pytestmark = [pytest.mark.lab, pytest.mark.fleet, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.fleet, pytest.mark.slow, takes_minutes]
 ROUNDS = int(os.environ.get("TRINITY_SNAP_CONTROLLER_KILL_ROUNDS", "3"))
 MANY = 10
 """From so many rounds on there is a whole run after each, and not only after the last."""

@@ -1,7 +1,7 @@
 """Whole hosts with agents are lost, and one command brings all of them back on fresh ones.
 
-One lost host and one fresh one in the suite. TRINITY_SNAP_DISASTER_HOSTS=3 TRINITY_SNAP_DISASTER_AGENTS=5 makes it three and
-three, with five agents each.
+TRINITY_SNAP_LONG_TESTS=1: one lost host and one fresh one. With TRINITY_SNAP_DISASTER_HOSTS=3 and
+TRINITY_SNAP_DISASTER_AGENTS=5 it is three and three, with five agents each.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 import pytest
 
 from tests.faults.stores import rclone_server, write_credentials
-from tests.lab.hosts.agents import CHECKOUT, PROVIDERS, AgentHost
+from tests.lab.hosts.agents import CHECKOUT, PROVIDERS, AgentHost, takes_minutes
 from tests.lab.hosts.lab import Lab
 from tests.lab.hosts.machine import Host
 from tests.lab.images import BUSYBOX
 from trinity_snap.repository.identity import save_identity, save_recipient
 from trinity_snap.repository.keys import generate_identity
 
-pytestmark = [pytest.mark.lab, pytest.mark.fleet]
+pytestmark = [pytest.mark.lab, pytest.mark.fleet, takes_minutes]
 HOSTS = int(os.environ.get("TRINITY_SNAP_DISASTER_HOSTS", "1"))
 AGENTS = int(os.environ.get("TRINITY_SNAP_DISASTER_AGENTS", "2"))
 

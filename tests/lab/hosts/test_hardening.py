@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.hosts.agents import DONE, SLOW, AgentHost
+from tests.lab.hosts.agents import DONE, SLOW, AgentHost, takes_minutes
 
 pytestmark = [pytest.mark.lab, pytest.mark.fleet]
 
@@ -65,6 +65,7 @@ def test_a_run_shares_the_mounts_of_its_host(agents: AgentHost) -> None:
         agents.host.run("systemctl reset-failed", check=False)
 
 
+@takes_minutes
 def test_secrets_are_encrypted_by_systemd_and_every_unit_goes_on(scheduled: AgentHost) -> None:
     host = scheduled.host
     kept = host.run("cat /etc/trinity-snap/host.key").output

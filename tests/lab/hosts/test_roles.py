@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from tests.lab.hosts.agents import AgentHost
+from tests.lab.hosts.agents import AgentHost, takes_minutes
 from tests.lab.hosts.machine import Host
 
 pytestmark = [pytest.mark.lab, pytest.mark.fleet]
-long = pytest.mark.skipif(
-    "TRINITY_SNAP_LONG_TESTS" not in os.environ, reason="takes minutes: set TRINITY_SNAP_LONG_TESTS"
-)
 UNITS = "ls /etc/systemd/system/ | grep ^trinity-snap- || true"
 
 
@@ -20,7 +15,7 @@ def units(host: Host) -> list[str]:
     return host.run(UNITS).output.split()
 
 
-@long
+@takes_minutes
 def test_timers_come_and_go_as_the_variables_say_and_check_mode_is_true(agents: AgentHost) -> None:
     host = agents.host
     before = units(host)
@@ -59,7 +54,7 @@ def test_a_policy_with_a_mistake_never_replaces_the_one_that_is_there(agents: Ag
     assert host.run("cat /etc/trinity-snap/policy.yml").output == before
 
 
-@long
+@takes_minutes
 def test_uninstalling_leaves_policy_keys_and_repository_and_nothing_else(agents: AgentHost) -> None:
     host = agents.host
     assert agents.play("schedule").code == 0

@@ -39,15 +39,15 @@ def test_the_units_can_be_removed_and_check_mode_says_what_will_happen(agents: A
     there = "ls /etc/systemd/system/trinity-snap-* /etc/systemd/system/multi-user.target.wants/trinity-snap-*"
     before = agents.host.run(there).output
     planned = agents.play("install", "--check", trinity_snap_units=False)
-    assert (planned.code, planned.changed) == (0, 2), planned.output
+    assert (planned.code, planned.changed) == (0, 3), planned.output
     assert agents.host.run(there).output == before
-    for expected in (2, 0):
+    for expected in (3, 0):
         played = agents.play("install", trinity_snap_units=False)
         assert (played.code, played.changed) == (0, expected), played.output
     assert agents.host.run(there, check=False).output == ""
     assert agents.host.run("systemctl cat trinity-snap-backup", check=False).code != 0
     played = agents.play("install")
-    assert (played.code, played.changed) == (0, 2), played.output
+    assert (played.code, played.changed) == (0, 3), played.output
     assert agents.host.run(there).output == before
 
 
