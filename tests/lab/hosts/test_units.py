@@ -59,6 +59,14 @@ END
 """
 
 
+def proved(agents: AgentHost) -> dict[str, str | None]:
+    """When the last drill of each agent was good."""
+    return {
+        one["agent"]: None if one["drill"] is None else one["drill"]["proved"]
+        for one in agents.snap("status")["agents"]
+    }
+
+
 def test_drills_have_a_timer_when_the_policy_says_so(agents: AgentHost) -> None:
     assert agents.back_up() in DONE, agents.journal()
     agents.host.run(_CHANGE % '{"schedule": "weekly", "agents": ["one"]}')
@@ -68,9 +76,11 @@ def test_drills_have_a_timer_when_the_policy_says_so(agents: AgentHost) -> None:
             assert (played.code, played.changed) == (0, changed), played.output
         timer = agents.host.run("systemctl show --property ActiveState,TimersCalendar trinity-snap-drill.timer").output
         assert "ActiveState=active" in timer and "OnCalendar=Mon" in timer
+        before = proved(agents)
         agents.host.run("systemctl start trinity-snap-drill.service")
-        proved = {one["agent"]: one["drill"]["proved"] for one in agents.snap("status")["agents"]}
-        assert proved["one"] is not None and proved["two"] is None
+        after = proved(agents)
+        assert after["one"] is not None and after["one"] != before.get("one")
+        assert after["two"] == before.get("two")
         played = agents.play("drill")
         assert played.code == 0 and "one: " in played.output, played.output
     finally:
