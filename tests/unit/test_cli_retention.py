@@ -73,11 +73,13 @@ def test_old_points_go_and_a_day_later_what_they_needed(keeping: Host, repositor
 def test_what_is_mostly_dead_is_repacked_and_the_point_is_found_by_its_first_id(keeping: Host, repository: str) -> None:
     tree = keeping.home / "tree-web"
     tree.mkdir()
-    for name in ("stays", "goes"):
-        (tree / name).write_bytes(os.urandom(300_000))
+    for number in range(12):
+        (tree / str(number)).write_bytes(os.urandom(100_000))
     keeping.back_up()
     grow_old(repository, 30)
-    (tree / "goes").write_bytes(os.urandom(300_000))
+    # Threads that take files in turn have packs of their own, and each has to hold some that go and some that stay.
+    for number in (0, 1, 4, 7, 8, 11):
+        (tree / str(number)).write_bytes(os.urandom(100_000))
     point = keeping.back_up()
     keeping.json("forget")
     grow_old(repository, 30)
