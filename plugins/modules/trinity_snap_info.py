@@ -140,6 +140,10 @@ def main() -> None:
             fail(module, result, installed=True)
         for unreadable in result.data.get("unreadable", []) if subset == "points" else []:
             module.warn(f"Recovery point {unreadable['id']} cannot be read: {unreadable['reason']}")
+        if subset == "status" and result.data.get("target_error"):
+            module.fail_json(
+                msg=f"The target could not be asked: {result.data['target_error']}", installed=True, status=result.data
+            )
         answer[subset] = result.data["points"] if subset == "points" else result.data
         if subset == "status":
             late = [replica["name"] for replica in result.data.get("replicas", []) if replica.get("stale")]

@@ -12,7 +12,8 @@ import pytest
 
 from tests.faults.proxy import Proxy, proxy_before, refusal
 from tests.faults.stores import ACCESS, SECRET, moto_server, settings_for, write_credentials
-from tests.unit.test_cli_repository import Host, make_host
+from tests.unit.test_cli_repository import Host, make_host, run_record
+from trinity_snap.targets.retries import Retries
 from trinity_snap.targets.s3 import S3Target
 
 __all__ = ["make_host"]  # a fixture
@@ -80,6 +81,26 @@ def test_init_at_a_store_that_refuses_makes_nothing(host: Host, store: Proxy, st
     assert "bucket" in answer["message"]
     assert answer["next_step"]
     assert host.files() == before
+
+
+def test_status_says_what_the_host_remembers_when_the_store_is_away(
+    host: Host, store: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.text("init")
+    point = host.back_up()
+    run_record(host, 1, point=point, consistency="crash-consistent")
+    assert host.json("status")["target_error"] is None
+    store.rule = lambda request: refusal(503, "SlowDown")
+    monkeypatch.setattr("trinity_snap.targets.s3.Retries", lambda: Retries(attempts=5, sleep=lambda _: None))
+    answer = host.json("status", "--max-age", "1h", code=1)
+    (web,) = answer["agents"]
+    assert (answer["source"], answer["stale"], web["point"], web["points"]) == ("runs", ["web"], point, 1)
+    assert "503" in answer["target_error"] or "SlowDown" in answer["target_error"]
+    assert [one.name for one in caplog.records if "is tried again" in one.message] == ["trinity_snap.targets.retries"]
+    shown = host.text("status", code=1)
+    assert "The target could not be asked" in shown and point[:8] in shown
+    store.rule = lambda request: None
+    assert host.json("status")["target_error"] is None
 
 
 def test_the_rights_are_printed_for_this_bucket_and_not_for_a_directory(host: Host, make_host, tmp_path: Path) -> None:

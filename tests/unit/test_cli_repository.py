@@ -449,6 +449,7 @@ def test_status_of_nothing(host, monkeypatch):
         "unnamed_points": 0,
         "replicas": [],
         "data_checked": {"packs": 0, "never": 0, "damaged": 0, "complete_since": None},
+        "target_error": None,
     }
     assert status == nothing
     assert "No recovery points" in host.text("status")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +23,7 @@ from trinity_snap.cli.output import age, emit, plural, seconds, size, table
 from trinity_snap.errors import SnapshotError, TrinitySnapError
 
 if TYPE_CHECKING:
+    from trinity_snap.errors import TargetError
     from trinity_snap.policy.schema import Policy
     from trinity_snap.report.drills import DrillStatus
     from trinity_snap.report.status import Status
@@ -53,32 +54,20 @@ def status(
     quiet: QuietOption = False,
 ) -> int:
     """The last recovery point of every agent: age, size, duration, pause, consistency."""
-    from trinity_snap.backup.result import last_runs
-    from trinity_snap.drill.result import remembered
+    from trinity_snap.errors import ObjectMissing, TargetError
     from trinity_snap.quiesce.running import running
-    from trinity_snap.report.checked import checked_data, checked_warnings
-    from trinity_snap.report.drills import add_drills, known_drills
-    from trinity_snap.report.status import assemble
     from trinity_snap.report.times import parse_duration
-    from trinity_snap.repository.counting import void_points
     from trinity_snap.trinity.platform import dump_warnings
 
     limit = None if max_age is None else parse_duration(max_age)
     settings = load(policy)
-    repository = _open(settings, Unlock(identity, passphrase_file, trinity_key_file))
-    points = None if repository.identity is None else repository.points()
-    ids = repository.point_ids() if points is None else ()
-    void = void_points(repository, points or ())
-    found = assemble(last_runs(settings.state.directory), points=points, point_ids=ids, void=void, max_age=limit)
-    for point_id, reason in repository.unreadable_points:
-        found.warnings.append(f"Recovery point {point_id[:8]} cannot be read: {reason}")
-    if points is None and found.unnamed_points:
-        found.warnings += _nothing_remembered(found)
-    found.warnings += _recipients(repository)
+    try:
+        found = _look(settings, Unlock(identity, passphrase_file, trinity_key_file), limit)
+    except ObjectMissing:
+        raise
+    except TargetError as error:
+        found = _remember(settings, limit, error)
     found.warnings += dump_warnings(settings.platform.paths)
-    found.data_checked = checked_data(repository)
-    found.warnings += checked_warnings(found.data_checked)
-    add_drills(found, known_drills(repository, remembered(settings.state.directory)), settings.drill)
     found.running = running(settings.state.directory)
     _count_local(found, settings.state.directory)
     if settings.replicas:
@@ -87,7 +76,49 @@ def status(
         found.replicas = replica_status(settings, list_them=list_replicas)
     emit(found.to_json(), lambda: _lines(found), as_json)
     late = limit is not None and any(replica.stale for replica in found.replicas)
-    return 1 if found.stale or late else 0
+    return 1 if found.stale or late or found.target_error else 0
+
+
+def _look(policy: Policy, unlock: Unlock, max_age: timedelta | None) -> Status:
+    """What the repository says, and this host's record of its runs."""
+    from trinity_snap.backup.result import last_runs
+    from trinity_snap.drill.result import remembered
+    from trinity_snap.report.checked import checked_data, checked_warnings
+    from trinity_snap.report.drills import add_drills, known_drills
+    from trinity_snap.report.status import assemble
+    from trinity_snap.repository.counting import void_points
+
+    repository = _open(policy, unlock)
+    points = None if repository.identity is None else repository.points()
+    ids = repository.point_ids() if points is None else ()
+    void = void_points(repository, points or ())
+    found = assemble(last_runs(policy.state.directory), points=points, point_ids=ids, void=void, max_age=max_age)
+    for point_id, reason in repository.unreadable_points:
+        found.warnings.append(f"Recovery point {point_id[:8]} cannot be read: {reason}")
+    if points is None and found.unnamed_points:
+        found.warnings += _nothing_remembered(found)
+    found.warnings += _recipients(repository)
+    found.data_checked = checked_data(repository)
+    found.warnings += checked_warnings(found.data_checked)
+    add_drills(found, known_drills(repository, remembered(policy.state.directory)), policy.drill)
+    return found
+
+
+def _remember(policy: Policy, max_age: timedelta | None, why: TargetError) -> Status:
+    """What this host's record says alone, when the target cannot be asked; that the points of its runs still exist is assumed."""
+    from trinity_snap.backup.result import last_runs
+    from trinity_snap.drill.result import remembered
+    from trinity_snap.report.drills import add_drills, known_drills
+    from trinity_snap.report.status import assemble, points_of
+
+    runs = last_runs(policy.state.directory)
+    found = assemble(runs, points=None, point_ids=points_of(runs), max_age=max_age)
+    found.target_error = str(why)
+    found.warnings.append(
+        f"The target could not be asked: {why} What is shown is what this host remembers of its runs."
+    )
+    add_drills(found, known_drills(None, remembered(policy.state.directory)), policy.drill)
+    return found
 
 
 def _count_local(found: Status, state_dir: Path) -> None:

@@ -51,6 +51,7 @@ class Status:
     `unnamed_points` counts points in the repository that the record of runs does not know, if that is the source.
     `running` is who holds the host at the moment, see `trinity_snap.quiesce.running`. `local_snapshots` counts those that
     `trinity-snap rollback` can use. `data_checked` is what receipts say of packs: see `trinity_snap.report.checked`.
+    `target_error` says why the target could not be asked; the source is `runs` then, and that their points exist an assumption.
     """
 
     source: str
@@ -61,6 +62,7 @@ class Status:
     unnamed_points: int = 0
     replicas: list[ReplicaStatus] = field(default_factory=list)
     data_checked: dict[str, object] | None = None
+    target_error: str | None = None
 
     @property
     def stale(self) -> list[str]:
@@ -79,6 +81,7 @@ class Status:
             "unnamed_points": self.unnamed_points,
             "replicas": [asdict(replica) for replica in self.replicas],
             "data_checked": self.data_checked,
+            "target_error": self.target_error,
         }
 
 
@@ -132,6 +135,11 @@ def assemble(
     status.agents = sorted(agents.values(), key=lambda agent: agent.agent)
     status.warnings = list(_run_warnings(runs))
     return status
+
+
+def points_of(runs: Sequence[Run]) -> set[str]:
+    """The ids of all points that these runs made."""
+    return {str(part["point"]) for run in runs for part in _parts(run) if isinstance(part.get("point"), str)}
 
 
 def _take_point(agent: AgentStatus, point: RecoveryPoint) -> None:
