@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lab.hosts.agents import DONE, PROVIDERS, RUNNING, SLOW, AgentHost
+from tests.lab.hosts.agents import DONE, PROVIDERS, RUNNING, SLOW, AgentHost, takes_minutes
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
@@ -21,6 +21,18 @@ def test_agents_that_a_run_had_shut_down_when_the_power_was_cut_run_after_the_bo
     agents.choose(*SLOW, one="stop", two="stop")
     check(agents, "all-stopped", len(PROVIDERS) - len(SLOW))
     agents.choose(*SLOW)
+
+
+@takes_minutes
+def test_snapshots_that_a_run_has_removed_stay_away_when_the_power_is_cut_right_after_it(all_agents: AgentHost) -> None:
+    assert all_agents.back_up() in DONE
+    all_agents.host.power_cut()
+    all_agents.boot_after_power_cut()
+    after = all_agents.aftermath()
+    assert after.left == []
+    newest = {point["agent"]: point for point in reversed(all_agents.snap("list")["points"])}
+    assert len({point["created"] for point in newest.values()}) == 1  # of that one run
+    all_agents.snap("verify", "--read-data")
 
 
 def check(agents: AgentHost, step: str, points: int) -> None:
