@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trinity_snap.cli.fleet_progress import watching
+from trinity_snap.cli.options import JsonOption, QuietOption
 from trinity_snap.cli.output import emit, plural, seconds, table
 from trinity_snap.errors import UsageError
 
@@ -74,21 +75,23 @@ OnControlOption = Annotated[
 
 @dataclass(frozen=True)
 class Common:
-    """The options that every command of the fleet has, as they were given."""
+    """The options of all commands of the fleet, as they were given; some commands have not all of them."""
 
-    inventory: list[str] | None
-    limit: str | None
-    forks: int
-    batch: str | None
-    max_failures: str | None
-    extra: list[str] | None
-    vault: list[Path] | None
-    become: Path | None
-    environment: list[str] | None
-    dry_run: bool
-    policy: str | None
+    inventory: InventoryOption = None
+    limit: LimitOption = None
+    forks: ForksOption = 20
+    batch: BatchOption = None
+    max_failures: MaxFailuresOption = None
+    extra: ExtraOption = None
+    vault: VaultOption = None
+    become: BecomeOption = None
+    environment: EnvironmentOption = None
+    dry_run: DryRunOption = False
+    policy: HostPolicyOption = None
+    as_json: JsonOption = False
+    quiet: QuietOption = False
 
-    def run(self, action: str, own: Mapping[str, object], *, as_json: bool, quiet: bool) -> int:
+    def run(self, action: str, own: Mapping[str, object]) -> int:
         """Run it, show how it goes on, print what became of it, and give the exit code.
 
         Of `own`, the variables of the command's own options, those that were not given leave the inventory's alone.
@@ -118,9 +121,9 @@ class Common:
             self.become,
             tuple(self.environment or ()),
         )
-        with watching(quiet=quiet) as watcher:
+        with watching(quiet=self.quiet) as watcher:
             result = run_fleet(request, watcher)
-        emit(result.to_json(), lambda: _lines(result), as_json)
+        emit(result.to_json(), lambda: _lines(result), self.as_json)
         return result.exit_code()
 
 
