@@ -1,6 +1,6 @@
 """Measure how much memory it takes to find out what is worth repacking in a large repository, made up for it.
 
-    python -m tests.bench.repack_memory [--chunks 10000000] [--points 5]
+    python -m tests.bench.repack_memory [--chunks 10000000] [--points 5] [--json FILE]
 
 As `tests/bench/prune_memory.py`, with manifests: points need every second chunk of their packs. What is moved in one call is
 bounded by `MAXIMUM_CHUNKS`, however large the repository is; this measures what goes with its size, a dry run.
@@ -8,25 +8,21 @@ bounded by `MAXIMUM_CHUNKS`, however large the repository is; this measures what
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from tests.bench.apart import main, peak_bytes
 from tests.bench.prune_memory import (
     CHUNKS_PER_PACK,
     PACK_BYTES,
     PACKS_PER_INDEX,
     TARGET_BYTES,
     NamedPacks,
-    _peak_bytes,
     _point,
 )
 from trinity_snap.errors import ObjectMissing
@@ -135,34 +131,9 @@ def measure(directory: Path) -> dict[str, float]:
         "live_bytes": report.live_bytes,
         "dead_bytes": report.dead_bytes,
         "seconds": round(time.perf_counter() - began, 1),
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": peak_bytes(),
     }
 
 
-def measure_apart(directory: Path) -> dict[str, float]:
-    """The same in a process of its own, which has nothing of what building left."""
-    command = [sys.executable, "-m", "tests.bench.repack_memory", "--measure", str(directory)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
-
-
-def main(arguments: list[str]) -> int:
-    """Build, measure, and tell."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--chunks", type=int, default=10_000_000)
-    parser.add_argument("--points", type=int, default=5)
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.measure is not None:
-        sys.stdout.write(json.dumps(measure(options.measure)))
-        return 0
-    with tempfile.TemporaryDirectory() as name:
-        build(Path(name), options.chunks, options.points)
-        found = measure_apart(Path(name))
-    sys.stdout.write("".join(f"{key}: {value:,}\n" for key, value in found.items()))
-    return int(found["peak_bytes"] > TARGET_BYTES)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main("tests.bench.repack_memory", __doc__ or "", build, measure, points=5, limit_bytes=TARGET_BYTES))
