@@ -104,6 +104,27 @@ def test_a_subvolume_inside_a_volume_is_shown_in_its_place(place, tmp_path):
     assert not list(place.rglob(".trinity-snap"))
 
 
+def test_subvolumes_are_found_whatever_their_names_and_however_many(place, tmp_path):
+    source = volume(place / "one")
+    odd = [b"two\nlines", b"ID 7 gen 7 top level 5 path x", b"\xff", "ü ".encode(), b"many"]
+    for name in odd:
+        (source.path / "sub").mkdir(exist_ok=True)
+        btrfs("subvolume", "create", os.fsdecode(os.fsencode(source.path / "sub") + b"/" + name))
+        (source.path / "sub" / os.fsdecode(name) / "file").write_bytes(name)
+    many = source.path / "sub" / "many"
+    subprocess.run(["sh", "-c", "seq 300 | xargs -n 1 btrfs -q subvolume create"], cwd=many, check=True)
+    provider = snapshot(tmp_path / "state", source)
+    shown = tree(provider.view(source))
+    assert {path: data for path, data in shown.items() if path.endswith(b"/file")} == {
+        b"sub/" + name + b"/file": name for name in odd
+    }
+    assert {path for path in shown if path.startswith(b"sub/many/")} == {b"sub/many/file"} | {
+        b"sub/many/%d" % number for number in range(1, 301)
+    }
+    assert provider.problems(source) == []
+    provider.release()
+
+
 def test_a_volume_that_is_a_subvolume_does_not_see_the_snapshot(place, tmp_path):
     btrfs("subvolume", "create", place / "one")
     source = volume(place / "one")

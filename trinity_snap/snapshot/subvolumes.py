@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trinity_snap.errors import SnapshotError
@@ -24,6 +27,12 @@ __all__ = [
 
 NAME = "btrfs"
 _SUBVOLUME_INODE = 256  # BTRFS_FIRST_FREE_OBJECTID: the root directory of every subvolume
+_GET_REFERENCES, _LOOK_UP = 0xD000943D, 0xD000943E  # BTRFS_IOC_GET_SUBVOL_ROOTREF, BTRFS_IOC_INO_LOOKUP_USER
+_MOST_REFERENCES = 255
+_REFERENCES = struct.Struct(f"=Q{_MOST_REFERENCES * 16}sB7x")  # the least id; ids and directories; how many
+_LOOKUP = struct.Struct(
+    "=QQ256s3824s"
+)  # directory, id; its name, and the path of the directory with a slash at its end
 
 
 def require_btrfs_progs() -> None:
@@ -47,24 +56,62 @@ def subvolume_of(path: Path) -> Path:
 
 
 def nested_subvolumes(root: Path) -> tuple[Path, ...]:
-    """The subvolumes below a directory, not the directory itself, in the order of their paths.
+    """The subvolumes below a directory, not the directory itself, in the order of their paths. Raise SnapshotError.
 
-    Only directories can hold one, and a btrfs directory's link count is always 1; so the subvolume list of
-    the filesystem is asked, and what it says is looked up in the tree.
+    Only directories can hold one, and a btrfs directory's link count is always 1; so the filesystem is asked, and what it says
+    is looked up in the tree.
     """
     if not root.is_dir():
         return ()
-    top = subvolume_of(root)
-    listed = run_btrfs(["subvolume", "list", "-o", str(top)], f"The subvolumes of {top} could not be listed")
-    top_path = _path_in_filesystem(top)
     found: list[Path] = []
-    for line in listed.splitlines():
-        full = Path("/" + line.partition(" path ")[2].removeprefix("<FS_TREE>/"))
-        if top_path != full and top_path in full.parents:
-            place = top / full.relative_to(top_path)
-            if root in place.parents and place.parent.name != STORE and is_subvolume(place):
-                found += [place, *nested_subvolumes(place)]
+    for place in _subvolumes_in(subvolume_of(root)):
+        if root in place.parents and place.parent.name != STORE and is_subvolume(place):
+            found += [place, *nested_subvolumes(place)]
     return tuple(sorted(found))
+
+
+def _subvolumes_in(top: Path) -> list[Path]:
+    """The subvolumes whose place is in this one, whatever their names are; not those in them (linux/btrfs.h, Linux 4.18)."""
+    found = []
+    try:
+        descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            for tree, directory in _references(descriptor):
+                named = bytearray(_LOOKUP.pack(directory, tree, b"", b""))
+                try:
+                    fcntl.ioctl(descriptor, _LOOK_UP, named)
+                except FileNotFoundError:
+                    continue  # deleted meanwhile
+                _, _, name, above = _LOOKUP.unpack(named)
+                found.append(top / os.fsdecode(above.partition(b"\0")[0] + name.partition(b"\0")[0]))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise SnapshotError(
+            f"The subvolumes of {top} could not be listed: {error.strerror or error}.",
+            next_step="`btrfs subvolume list -o` and the kernel log may show why.",
+        ) from error
+    return found
+
+
+def _references(descriptor: int) -> Iterator[tuple[int, int]]:
+    """The id of each subvolume in this one, and the inode of the directory that it is in."""
+    least = 0
+    while True:
+        answer = bytearray(_REFERENCES.size)
+        _REFERENCES.pack_into(answer, 0, least, bytes(_MOST_REFERENCES * 16), 0)
+        more = False
+        try:
+            fcntl.ioctl(descriptor, _GET_REFERENCES, answer)
+        except OSError as error:
+            if error.errno != errno.EOVERFLOW:
+                raise
+            more = True  # the answer is full, and says where to go on
+        least, references, number = _REFERENCES.unpack(answer)
+        for at in range(number):
+            yield struct.unpack_from("=QQ", references, at * 16)
+        if not more:
+            return
 
 
 def is_subvolume(path: Path) -> bool:
@@ -88,12 +135,6 @@ def delete_snapshot(where: Path) -> None:
     if not is_subvolume(where):
         raise SnapshotError(f"{where} is no btrfs subvolume, and is left alone.")
     run_btrfs(["subvolume", "delete", str(where)], f"The snapshot {where} could not be removed")
-
-
-def _path_in_filesystem(subvolume: Path) -> Path:
-    """A subvolume's path from the top of its filesystem, as `btrfs subvolume list` shows paths."""
-    first = run_btrfs(["subvolume", "show", str(subvolume)], f"{subvolume} could not be looked at").splitlines()[0]
-    return Path("/" + first.strip().strip("/"))
 
 
 def run_btrfs(arguments: Sequence[str], failure: str) -> str:
