@@ -58,6 +58,7 @@ def status(
     from trinity_snap.quiesce.running import running
     from trinity_snap.report.checked import checked_data, checked_warnings
     from trinity_snap.report.drills import add_drills, known_drills
+    from trinity_snap.report.removed import removed_agents
     from trinity_snap.report.status import assemble
     from trinity_snap.report.times import parse_duration
     from trinity_snap.repository.counting import void_points
@@ -69,7 +70,10 @@ def status(
     points = None if repository.identity is None else repository.points()
     ids = repository.point_ids() if points is None else ()
     void = void_points(repository, points or ())
-    found = assemble(last_runs(settings.state.directory), points=points, point_ids=ids, void=void, max_age=limit)
+    found = assemble(
+        last_runs(settings.state.directory), points=points, point_ids=ids, void=void, max_age=limit,
+        removed=lambda names: removed_agents(settings, names),
+    )  # fmt: skip
     for point_id, reason in repository.unreadable_points:
         found.warnings.append(f"Recovery point {point_id[:8]} cannot be read: {reason}")
     if points is None and found.unnamed_points:
