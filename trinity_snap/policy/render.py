@@ -41,6 +41,7 @@ _EXAMPLES: dict[str, str] = {
     "monitor.textfile": "/var/lib/prometheus/node-exporter/trinity-snap.prom",
     "monitor.ping": "https://hc-ping.com/5c0b3b4e-0000-4000-8000-000000000000",
     "monitor.notify_file": "notify",
+    "monitor.trinity_key_file": "trinity-agent-key",
     "overrides": "{researcher: {exclude: [content/cache], quiesce: {mode: hooks, drain: true}}}",
 }
 

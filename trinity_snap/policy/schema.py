@@ -718,6 +718,20 @@ class MonitorSection(Section):
         ),
     )
 
+    trinity: Flag = Field(
+        default=False,
+        description=(
+            "Alarms become notifications in the Trinity at `trinity: url`: one for each, closed when it is over. Needs a key "
+            "of an agent there, in whose name they are."
+        ),
+    )
+    trinity_key_file: KeyPath | None = Field(
+        default=None,
+        description=(
+            "A file of mode 0600 with that agent's API key. null: the systemd credential `trinity-snap-notifications`."
+        ),
+    )
+
     @field_validator("textfile")
     @classmethod
     def _prom(cls, path: Path | None) -> Path | None:
@@ -811,6 +825,27 @@ class Policy(Section):
             names.add(replica.name)
             places[replica.settings().place] = f"the replica {replica.name!r}"
         return replicas
+
+    @field_validator("monitor")
+    @classmethod
+    def _somewhere(cls, monitor: MonitorSection, info: ValidationInfo) -> MonitorSection:
+        trinity = info.data.get("trinity")
+        if monitor.trinity and trinity is not None and trinity.url is None:
+            raise ValueError("with `trinity: true` there must be a `url` in the section `trinity`")
+        return monitor
+
+    def notifications(self) -> TrinitySettings | None:
+        """The Trinity where alarms become notifications, with the key for that. None: they do not."""
+        settings = self.trinity.settings()
+        if settings is None or not self.monitor.trinity:
+            return None
+        return TrinitySettings(
+            settings.url,
+            self.monitor.trinity_key_file,
+            settings.ca_file,
+            credential="trinity-snap-notifications",
+            key_setting="monitor: trinity_key_file",
+        )
 
     def replica(self, name: str) -> ReplicaSection:
         """The replica of that name. Raise UsageError if there is none."""
