@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trinity_snap.errors import UsageError
 from trinity_snap.events import EventJournal, load_facts
+from trinity_snap.monitor.platform import of_platform
 from trinity_snap.monitor.room import room_at
 from trinity_snap.report.picture import HostPicture, Wrong, paint
 from trinity_snap.report.removed import removed_agents
@@ -28,8 +29,9 @@ def picture_of_host(policy: Policy, now: datetime) -> HostPicture:
     state = policy.state.directory
     facts = load_facts(state)
     return paint(
-        EventJournal(state).read(), policy, now, host=policy.host_name, room=room_at(policy.target.url), facts=facts
-    )
+        EventJournal(state).read(), policy, now, host=policy.host_name, room=room_at(policy.target.url), facts=facts,
+        seen=of_platform(policy, now),
+    )  # fmt: skip
 
 
 def picture_of_repository(policy: Policy, repository: Repository, now: datetime) -> HostPicture:
