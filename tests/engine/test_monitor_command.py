@@ -140,7 +140,7 @@ def test_a_failed_run_alarms_once_and_is_over_once_and_never_moves_the_last_succ
     machine.run("backup", code=1)
     machine.run("backup", code=1)
     answer = machine.json("monitor", code=1)
-    assert_same_shape({**answer, "told": {"notify": 1, **answer["told"]}}, documented("monitor"))
+    assert_same_shape({**answer, "told": {"notify": 1, "trinity": 1, **answer["told"]}}, documented("monitor"))
     assert [one["kind"] for one in answer["alarms"]] == ["run"]
     assert [path for path, _ in heard] == ["/alarms", "/ping/uuid/fail?create=1", "/ping/uuid/fail?create=1"]
     assert "ALARM" in heard[0][1]

@@ -12,6 +12,10 @@ from typing import Any
 from urllib.parse import unquote
 
 KEY = "trinity_mcp_0123456789abcdef"
+AGENT_KEY = "trinity_mcp_fedcba9876543210"
+PERSON = "operator@example.org"
+_TYPES = ("alert", "info", "status", "completion", "question")
+_PRIORITIES = ("low", "normal", "high", "urgent")
 
 
 @dataclass
@@ -25,8 +29,20 @@ class FakeAgent:
 
 
 @dataclass
+class FakeNotification:
+    """One notification: of an agent, or of a person whose key made it."""
+
+    id: str
+    owner: str
+    body: dict[str, Any]
+    status: str = "pending"
+
+
+@dataclass
 class FakeTrinity:
     """The state of one Trinity, and what it was asked (method and path) in that order.
+
+    `key` is a person's, `agent_key` that of `key_agent`.
 
     `volumes` maps names to labels, `containers` the names of containers to whether they run. `bulk` makes it one from before
     autonomy was a gate: switching it rewrites every schedule.
@@ -38,6 +54,9 @@ class FakeTrinity:
     containers: dict[str, bool] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
     key: str = KEY
+    agent_key: str = AGENT_KEY
+    key_agent: str = "trinity-system"
+    notifications: list[FakeNotification] = field(default_factory=list)
     broken: bool = False
     bulk: bool = False
     redirect: str = ""
@@ -63,8 +82,13 @@ class FakeTrinity:
         if (method, path) == ("GET", "/api/version"):
             edition = "enterprise" if self.features else "oss"
             return 200, {"version": "0.9.5", "edition": edition, "enterprise_features": self.features}
-        if key != f"Bearer {self.key}":
+        if key not in (f"Bearer {self.key}", f"Bearer {self.agent_key}"):
             return 401, {"detail": "Could not validate credentials"}
+        owner = PERSON if key == f"Bearer {self.key}" else self.key_agent
+        if path.startswith("/api/notifications"):
+            return self._notifications(method, path, owner, body)
+        if owner != PERSON and method == "PUT":
+            return 403, {"detail": "Keys of agents may not do that"}
         if (method, path) == ("GET", "/api/agents"):
             return 200, [{"name": name} for name in self.agents]
         if (method, path) == ("POST", "/api/agents"):
@@ -73,6 +97,42 @@ class FakeTrinity:
             case [name, action] if unquote(name) in self.agents:
                 return self._act(method, unquote(name), action, body)
         return 404, {"detail": "Agent not found"}
+
+    def open_alarms(self) -> list[str]:
+        """What is open, by the last line of each, which says what it is about."""
+        return [one.body["message"].rpartition(", ")[2] for one in self.notifications if one.status == "pending"]
+
+    def _notifications(self, method: str, path: str, owner: str, body: Any) -> tuple[int, object]:
+        """As the real router: anybody may make one, but those of people are in no list, as they are no agent's."""
+        route, _, query = path.removeprefix("/api/notifications").partition("?")
+        if (method, route) == ("POST", ""):
+            if not isinstance(body, dict) or not body.get("title"):
+                return 422, {"detail": [{"loc": ["body", "title"], "msg": "Field required"}]}
+            if body.get("notification_type") not in _TYPES:
+                return 400, {"detail": "Invalid notification_type"}
+            if body.get("priority", "normal") not in _PRIORITIES:
+                return 400, {"detail": "Invalid priority"}
+            if len(body["title"]) > 200:
+                return 400, {"detail": "Title too long (max 200 characters)"}
+            self.notifications.append(FakeNotification(f"notif_{len(self.notifications)}", owner, body))
+            return 201, {"id": self.notifications[-1].id, "agent_name": owner, "status": "pending", **body}
+        if (method, route) == ("GET", ""):
+            asked = dict(part.split("=") for part in query.split("&") if part)
+            if not 1 <= int(asked.get("limit", "50")) <= 500:
+                return 422, {"detail": "limit"}
+            shown = [one for one in reversed(self.notifications) if one.owner in self.agents]
+            shown = [one for one in shown if one.status == asked.get("status", one.status)]
+            listed = [{"id": one.id, "agent_name": one.owner, "status": one.status, **one.body} for one in shown]
+            return 200, {"count": len(listed), "notifications": listed[: int(asked.get("limit", "50"))]}
+        match route.strip("/").split("/"):
+            case [which, "dismiss"] if method == "POST":
+                for one in self.notifications:
+                    if one.id == which and one.owner not in self.agents:
+                        return 403, {"detail": "Access denied to agent"}
+                    if one.id == which:
+                        one.status = "dismissed"
+                        return 200, {"id": which, "status": "dismissed"}
+        return 404, {"detail": "Notification not found"}
 
     def _create(self, name: str) -> tuple[int, object]:
         volume = f"agent-{name}-workspace"

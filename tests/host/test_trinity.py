@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,15 +13,19 @@ from typing import Any
 
 import pytest
 
-from tests.faults.trinity import KEY, FakeAgent, FakeTrinity, serve
+from tests.faults.trinity import AGENT_KEY, KEY, FakeAgent, FakeTrinity, serve
 from tests.host.test_main_job import wait_until
 from tests.lab.daemon import Daemon
 from tests.lab.product import Product, install, volume
 from tests.unit.test_cli_json import assert_same_shape, documented
+from trinity_snap import __main__ as entry
+from trinity_snap.events import EventJournal
 
 pytestmark = pytest.mark.host
 
 NAMES = ("web", "ledger", "renamed", "trinity-system")
+ALL = (*NAMES, *(f"worker-{number}" for number in range(6)))
+READERS = ("ledger", "worker-0", "worker-1")
 HOME = "/home/developer"
 
 
@@ -38,9 +44,9 @@ class RealTrinity(FakeTrinity):
     def start_container(self, name: str) -> None:
         volume_name = self.volume_of(name)
         labels = {"trinity.agent-name": self.agents[name].base or name, "trinity.platform": "agent-workspace"}
-        self.daemon.client.volumes.create(volume_name, labels=labels)
+        self.daemon.client.volumes.create(volume_name, labels={} if self.agents[name].system else labels)
         mounts = [f"{volume_name}:{HOME}"]
-        if name in ("web", "ledger"):
+        if name in ("web", *READERS):
             mounts.append(f"agent-web-shared:{HOME}/{'shared-out' if name == 'web' else 'shared-in/web'}")
         self.daemon.run(f"agent-{name}", ["sleep", "infinity"], volumes=mounts, labels={"trinity.platform": "agent"})
 
@@ -55,8 +61,9 @@ class RealTrinity(FakeTrinity):
 
 
 @pytest.fixture
-def trinity(btrfs_daemon: Daemon) -> Iterator[RealTrinity]:
-    agents = {name: FakeAgent(True, {"nightly": True, "off": False}) for name in NAMES}
+def trinity(btrfs_daemon: Daemon, request: pytest.FixtureRequest) -> Iterator[RealTrinity]:
+    names = getattr(request, "param", NAMES)
+    agents = {name: FakeAgent(True, {"nightly": True, "off": False}) for name in names}
     agents["ledger"].autonomy = False
     agents["renamed"].base = "first-name"
     agents["trinity-system"].system = True
@@ -71,11 +78,13 @@ def product(btrfs_daemon: Daemon, trinity: RealTrinity, tmp_path: Path) -> Produ
     (data / "backups").mkdir(parents=True)
     (data / "trinity.db").write_text("rows")
     (data / "backups" / time.strftime("trinity-backup-%Y%m%d.db", time.gmtime())).touch()
-    key = tmp_path / "etc/trinity-key"
-    key.parent.mkdir(mode=0o700)
-    key.write_text(KEY)
-    key.chmod(0o600)
-    for name in NAMES:
+    os.chown(data / "trinity.db", 1000, 1000)
+    (data / "trinity.db").chmod(0o640)
+    (tmp_path / "etc").mkdir(mode=0o700)
+    for key, text in (("trinity-key", KEY), ("agent-key", AGENT_KEY)):
+        (tmp_path / "etc" / key).touch(mode=0o600)
+        (tmp_path / "etc" / key).write_text(text)
+    for name in trinity.agents:
         trinity.start_container(name)
         home = volume(btrfs_daemon, trinity.volume_of(name))
         (home / "data").mkdir()
@@ -90,6 +99,7 @@ def product(btrfs_daemon: Daemon, trinity: RealTrinity, tmp_path: Path) -> Produ
         tmp_path, btrfs_daemon, trinity={"url": trinity.url, "key_file": "trinity-key", "hold_schedules": True},
         quiesce={"drain": {"budget_seconds": 1}}, platform={"paths": [str(data)]},
         overrides={"ledger": {"paths": "declared"}},
+        monitor={"trinity": True, "trinity_key_file": "agent-key", "free_percent": 1},
     )  # fmt: skip
 
 
@@ -114,36 +124,75 @@ def test_schedules_are_held_for_a_run_and_given_back_after_a_kill(product: Produ
     assert trinity.agents["web"].enabled == {"nightly": True, "off": False}
 
 
-def test_after_a_disaster_everything_is_back_and_runs(product: Product, trinity: RealTrinity, tmp_path: Path) -> None:
-    daemon = product.daemon
+@pytest.mark.parametrize("trinity", [ALL], indirect=True, ids=["ten agents"])
+def test_after_a_disaster_all_is_back_and_runs_and_alarms_began_and_ended_once(
+    product: Product, trinity: RealTrinity, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon, data = product.daemon, tmp_path / "trinity-data"
+    daemon.run("trinity-backend", volumes=[f"{data}:/data"])
     answer = product.run("backup")
-    assert {one["agent"] for one in answer["agents"]} == {*NAMES, "platform"}
+    assert {one["agent"] for one in answer["agents"]} == {*ALL, "platform"}
+    assert {one["consistency"] for one in answer["agents"]} == {"host-crash-consistent"}
+    assert product.run("monitor")["well"] is True
     tar = tmp_path / "ledger.tar"
     assert_same_shape(product.run("export", "ledger", "--portable", str(tar)), documented("export"))
 
     daemon.clean()
-    shutil.rmtree(tmp_path / "trinity-data")
-    lost, trinity.agents = trinity.agents, {}
+    shutil.rmtree(data)
+    lost, trinity.agents, trinity.broken = trinity.agents, {}, True
+    assert product.run("backup")["agents"][0]["outcome"] == "skipped"
+    seen = product.run("monitor", code=10)
+    wrong = {f"{one['kind']}:{one['subject']}" for one in seen["alarms"]}
+    assert wrong == {"emptied:host", "missing:platform"}
+    assert seen["problems"], "whom alarms would go to is down, too"
 
-    daemon.run("trinity-backend", ["sleep", "infinity"])
+    daemon.run("trinity-backend")
     refused = product.run("restore", "platform", "--yes", code=2)
     assert "docker stop trinity-backend" in refused["next_step"]
     daemon.client.containers.get("trinity-backend").stop(timeout=0)
     product.run("restore", "platform", "--yes")
-    assert (tmp_path / "trinity-data/trinity.db").read_text() == "rows"
-    trinity.agents = lost  # its database has its rows again
+    status = (data / "trinity.db").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (1000, 1000, 0o640)
+    assert (data / "trinity.db").read_text() == "rows"
+    daemon.client.containers.get("trinity-backend").start()
+    trinity.agents, trinity.broken = lost, False  # its database has its rows again
+    for _ in range(2):
+        product.run("monitor", code=1)
+    assert trinity.open_alarms() == ["emptied:host"]
 
-    for name in NAMES:
-        restored = product.run("restore", name, "--yes")
+    for name in ALL:  # in this process, as ten starts of the command take longer than what it does
+        capsys.readouterr()
+        assert entry.run(["restore", name, "--yes", "--json", "--quiet", "--policy", str(product.policy_file)]) == 0
+        restored = json.loads(capsys.readouterr().out)
         assert f"Trinity has started {name}." in restored["notes"], restored["notes"]
-    assert trinity.sweep_docker() == []
-    for name in NAMES:
+        assert trinity.sweep_docker() == []
+    for name in ALL:
         assert daemon.client.containers.get(f"agent-{name}").status == "running"
         assert (volume(daemon, trinity.volume_of(name)) / "data/state").read_text() == name
-    ledger = volume(daemon, trinity.volume_of("ledger"))
-    assert not (ledger / "code").exists(), "it was not declared"
+    assert trinity.volume_of("renamed") == "agent-first-name-workspace"
+    assert not (volume(daemon, trinity.volume_of("ledger")) / "code").exists(), "it was not declared"
     assert (volume(daemon, "agent-web-shared") / "file").read_text() == "shared"
 
+    assert product.run("backup")["outcome"] == "done"
+    assert product.run("monitor")["well"] is True
+    assert trinity.open_alarms() == []
+    told = [one.body["message"].rpartition(", ")[2] for one in trinity.notifications]
+    alarms = [one for one in EventJournal(tmp_path / "state").read() if one["event"] == "alarm"]
+    for news in ("raised", "cleared"):
+        noted = [f"{one['kind']}:{one['subject']}" for one in alarms if one["news"] == news]
+        assert sorted(noted) == sorted(set(noted)) == sorted(wrong), "each once"
+    assert sorted(told) == sorted(set(told))
+    assert set(told) <= wrong
+
+
+def test_portable_data_goes_back_into_an_agent_that_runs(
+    product: Product, trinity: RealTrinity, tmp_path: Path
+) -> None:
+    daemon = product.daemon
+    product.run("backup", "ledger")
+    tar = tmp_path / "ledger.tar"
+    product.run("export", "ledger", "--portable", str(tar))
+    ledger = volume(daemon, trinity.volume_of("ledger"))
     (ledger / "data/state").write_text("spoilt")
     (ledger / "code").write_text("newer code")
     assert product.run("import", "ledger", str(tar), code=2)["error"] == "RestoreRefused", "it asks first"

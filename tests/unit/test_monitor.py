@@ -149,6 +149,8 @@ def test_the_room_of_a_directory_is_known_and_of_a_bucket_is_not(tmp_path: Path)
 class Listener:
     """A sink that remembers what it was told, and fails when it is told to."""
 
+    closes = False
+
     def __init__(self, name: str = "listener") -> None:
         self.name = name
         self.heard: list[str] = []

@@ -62,8 +62,8 @@ def test_every_metric_is_described(metrics: dict[str, set[str]]) -> None:
 
 
 def test_every_kind_of_alarm_is_described() -> None:
-    source = (MONITORING.parents[1] / "trinity_snap/monitor/conditions.py").read_text()
-    kinds = set(re.findall(r'Condition\(\s*"(\w+)"', source))
+    rooms = [MONITORING.parents[1] / f"trinity_snap/monitor/{name}.py" for name in ("conditions", "platform")]
+    kinds = {kind for room in rooms for kind in re.findall(r'Condition\(\s*"(\w+)"', room.read_text())}
     assert len(kinds) > 10
     page = (MONITORING / "README.md").read_text()
     assert kinds <= set(re.findall(r"`(\w+)`", page))

@@ -11,6 +11,8 @@ from typing import Any, cast
 import pytest
 
 from trinity_snap.errors import RestoreRefused
+from trinity_snap.monitor.platform import of_platform
+from trinity_snap.policy.schema import Policy
 from trinity_snap.restore.plan import RestorePlan
 from trinity_snap.trinity.platform import dump_warnings, refuse_while_in_use
 
@@ -123,3 +125,19 @@ def test_stale_dumps_are_told(data: Path, names: list[str], database: bool, says
     warnings = dump_warnings([data, data / "none"], NOW)
     assert len(warnings) == bool(says)
     assert says in "".join(warnings)
+
+
+def test_paths_that_are_not_there_and_dumps_that_are_not_made_any_more_alarm(data: Path):
+    def wrong(*paths: Path) -> list[str]:
+        policy = Policy.model_validate({"platform": {"paths": [str(path) for path in paths]}})
+        return [f"{one.kind} {one.severity}" for one in of_platform(policy, NOW)]
+
+    (data / "backups").mkdir()
+    (data / "trinity.db").touch()
+    assert wrong(data) == [], "one that makes no dumps at all is no alarm"
+    (data / "backups" / "trinity-backup-20261123.db").touch()
+    assert wrong(data) == []
+    (data / "backups" / "trinity-backup-20261123.db").rename(data / "backups" / "trinity-backup-20261121.db")
+    assert wrong(data) == ["dumps warning"]
+    assert wrong(data, data.parent / "not-mounted") == ["missing critical", "dumps warning"]
+    assert wrong() == []

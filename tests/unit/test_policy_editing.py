@@ -168,6 +168,16 @@ def test_a_change_that_would_let_points_go_says_how_many_and_needs_to_be_confirm
     assert len(host.json("list")["points"]) == 4
 
 
+def test_points_that_would_go_at_a_replica_count_too(host: Host, tmp_path: Path):
+    for _ in range(4):
+        host.back_up()
+    replica = f"name: far, url: {tmp_path}/far"
+    host.json("policy", "set", "retention.last=4", "retention.minimum=1", f"replicas=[{{{replica}}}]")
+    fewer = f"replicas=[{{{replica}, retention: {{last: 1}}}}]"
+    assert "3 recovery points" in host.json("policy", "set", fewer, code=2)["message"]
+    assert host.json("policy", "set", fewer, "--yes")["points_going"] == 3
+
+
 def test_what_cannot_be_counted_needs_to_be_confirmed_too(host: Host):
     (host.policy.parent / "identity.key").unlink()
     refused = host.json("policy", "set", "retention.last=1", code=2)

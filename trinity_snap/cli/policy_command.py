@@ -52,10 +52,11 @@ def check(
 ) -> None:
     """Find the mistakes in a policy; each is named with its line."""
     from trinity_snap.policy.load import policy_path
+    from trinity_snap.policy.schedules import check_schedules
 
     path = policy_path(file or policy)
     try:
-        load(path)
+        check_schedules(load(path))
     except PolicyError as error:
         if not as_json:
             raise

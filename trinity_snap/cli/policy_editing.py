@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -142,29 +143,38 @@ def when(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """What schedules mean: systemd's own form of each, and its next five times."""
+    """What schedules mean: systemd's own form of each, its next five times, and whether a timer on this host keeps it."""
     from trinity_snap.policy.calendar import next_times
+    from trinity_snap.policy.schedules import schedules_of, timer_of
 
     chosen = [("", one) for one in expressions or ()]
-    if not chosen:
-        schedule = load(policy).drill.schedule
-        chosen = [("drill.schedule", schedule)] if schedule else []
-    explained = [(name, text, *next_times(text)) for name, text in chosen]
+    chosen = chosen or list(schedules_of(load(policy)).items())
+    explained = [(name, text, *next_times(text), timer_of(name) if name else []) for name, text in chosen]
     answer = {
         "schedules": [
-            {"setting": name or None, "expression": text, "normalized": form, "next": [timestamp(one) for one in times]}
-            for name, text, form, times in explained
+            {
+                "setting": name or None,
+                "expression": text,
+                "normalized": form,
+                "next": [timestamp(one) for one in times],
+                "timer": timer,
+            }
+            for name, text, form, times, timer in explained
         ]
     }
     emit(answer, lambda: _when_lines(explained), as_json)
 
 
-def _when_lines(explained: list[tuple[str, str, str, list[datetime]]]) -> Iterator[str]:
-    for name, text, form, times in explained:
+def _when_lines(explained: list[tuple[str, str, str, list[datetime], list[str]]]) -> Iterator[str]:
+    for name, text, form, times, timer in explained:
         yield f"{name + ': ' if name else ''}{text} ({form})"
         yield from (f"  {local_time(one)}" for one in times)
         if not times:
             yield "  never again"
+        if name and timer != [form]:
+            kept = f"The timer of this host says {', '.join(timer)}" if timer else "This host has no timer of it"
+            role = "install" if name == "drill.schedule" else "schedule"
+            yield f"  {kept}; apply the role `{role}`."
     if not explained:
         yield "The policy has no schedule. Those of timers are in `systemctl list-timers`."
 
@@ -196,6 +206,7 @@ def _change(
     """Change the text, have it checked, say what it means, and put it in force."""
     from trinity_snap.policy.history import changing, difference, put_in_force, who
     from trinity_snap.policy.load import load_policy, parse_policy, policy_path
+    from trinity_snap.policy.schedules import check_schedules, schedules_of
 
     path = policy_path(given)
     old = _read(path)
@@ -207,7 +218,7 @@ def _change(
         before = None  # one with mistakes is what these two can mend
     new = make(path, old)
     after = parse_policy(new, path)
-    _check_schedules(after)
+    check_schedules(after)
     lines = difference(old, new, str(path), "changed")
     going, unknown = _going(before, after) if new != old and before is not None else (0, "")
     answer: dict[str, object] = {
@@ -225,7 +236,10 @@ def _change(
     _confirm(lines, announced, yes=yes, as_json=as_json, quiet=quiet)
     with changing(path):
         put_in_force(path, old, new, who(by), how)
-    emit(answer, [f"{path} is changed; `trinity-snap policy undo` undoes it."], as_json)
+    lines = [f"{path} is changed; `trinity-snap policy undo` undoes it."]
+    if before is not None and schedules_of(before) != schedules_of(after):
+        lines.append("Timers follow when the roles are applied: `trinity-snap policy when` says what they are now.")
+    emit(answer, lines, as_json)
 
 
 def _confirm(lines: list[str], announced: str, *, yes: bool, as_json: bool, quiet: bool) -> None:
@@ -242,48 +256,40 @@ def _confirm(lines: list[str], announced: str, *, yes: bool, as_json: bool, quie
 
 
 def _going(before: Policy, after: Policy) -> tuple[int, str]:
-    """How many more points `forget` would remove, or a sentence if that cannot be known; nothing if retention stays as it is."""
+    """How many more points `forget` would remove, here or at a replica, or a sentence if that cannot be known."""
     from trinity_snap.cli.context import Unlock, open_repository
     from trinity_snap.errors import TrinitySnapError
     from trinity_snap.repository.forget import forget
 
-    same = before.retention == after.retention and {
-        name: override.retention for name, override in before.overrides.items()
-    } == {name: override.retention for name, override in after.overrides.items()}
-    if same:
+    if _retentions(before) == _retentions(after):
         return 0, ""
+    names = {replica.name for replica in before.replicas} & {replica.name for replica in after.replicas}
     try:
         repository = open_repository(before, Unlock())
-        going = []
-        for policy in (before, after):
-            try:
-                going.append(set(forget(repository, policy.retention_for, dry_run=True).forgotten))
-            except PolicyError:  # rules that keep nothing remove nothing
-                going.append(set())
+        more: set[str] = set()
+        for name in (None, *sorted(names)):  # a replica has the same points
+            going = []
+            for policy in (before, after):
+                replica = None if name is None else policy.replica(name)
+                rules = partial(policy.retention_for, replica=replica)
+                try:
+                    going.append(set(forget(repository, rules, dry_run=True).forgotten))
+                except PolicyError:  # rules that keep nothing remove nothing
+                    going.append(set())
+            more |= going[1] - going[0]
     except (TrinitySnapError, OSError) as error:
         reason = error.message if isinstance(error, TrinitySnapError) else str(error)
         return (
             0,
             f"What `forget` keeps changes, and how many recovery points that concerns cannot be said here: {reason}",
         )
-    return len(going[1] - going[0]), ""
+    return len(more), ""
 
 
-def _check_schedules(policy: Policy) -> None:
-    """Raise PolicyError for a schedule that systemd does not understand; without systemd it is believed."""
-    from trinity_snap.errors import TrinitySnapError
-    from trinity_snap.policy.calendar import next_times
-
-    if policy.drill.schedule is None:
-        return
-    try:
-        next_times(policy.drill.schedule)
-    except UsageError as error:
-        raise PolicyError(
-            f"drill.schedule: {error.message}", untouched="Nothing was changed.", next_step=error.next_step
-        ) from error
-    except TrinitySnapError:
-        return
+def _retentions(policy: Policy) -> tuple[object, ...]:
+    """All that decides which points `forget` leaves, here and at replicas."""
+    agents = {name: override.retention for name, override in policy.overrides.items()}
+    return policy.retention, agents, {replica.name: replica.retention for replica in policy.replicas}
 
 
 def _edited(path: Path, text: str) -> str:

@@ -85,6 +85,7 @@ def _look(policy: Policy, unlock: Unlock, max_age: timedelta | None) -> Status:
     from trinity_snap.drill.result import remembered
     from trinity_snap.report.checked import checked_data, checked_warnings
     from trinity_snap.report.drills import add_drills, known_drills
+    from trinity_snap.report.removed import removed_agents
     from trinity_snap.report.status import assemble
     from trinity_snap.repository.counting import void_points
 
@@ -92,7 +93,10 @@ def _look(policy: Policy, unlock: Unlock, max_age: timedelta | None) -> Status:
     points = None if repository.identity is None else repository.points()
     ids = repository.point_ids() if points is None else ()
     void = void_points(repository, points or ())
-    found = assemble(last_runs(policy.state.directory), points=points, point_ids=ids, void=void, max_age=max_age)
+    found = assemble(
+        last_runs(policy.state.directory), points=points, point_ids=ids, void=void, max_age=max_age,
+        removed=lambda names: removed_agents(policy, names),
+    )  # fmt: skip
     for point_id, reason in repository.unreadable_points:
         found.warnings.append(f"Recovery point {point_id[:8]} cannot be read: {reason}")
     if points is None and found.unnamed_points:
@@ -109,10 +113,17 @@ def _remember(policy: Policy, max_age: timedelta | None, why: TargetError) -> St
     from trinity_snap.backup.result import last_runs
     from trinity_snap.drill.result import remembered
     from trinity_snap.report.drills import add_drills, known_drills
+    from trinity_snap.report.removed import removed_agents
     from trinity_snap.report.status import assemble, points_of
 
     runs = last_runs(policy.state.directory)
-    found = assemble(runs, points=None, point_ids=points_of(runs), max_age=max_age)
+    found = assemble(
+        runs,
+        points=None,
+        point_ids=points_of(runs),
+        max_age=max_age,
+        removed=lambda names: removed_agents(policy, names),
+    )
     found.target_error = str(why)
     found.warnings.append(
         f"The target could not be asked: {why} What is shown is what this host remembers of its runs."

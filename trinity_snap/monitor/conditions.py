@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from statistics import median
 from typing import TYPE_CHECKING, Literal
+
+from trinity_snap.agents.model import PLATFORM_AGENT
 
 if TYPE_CHECKING:
     from trinity_snap.events import AgentFacts, Facts
@@ -42,9 +44,20 @@ class Condition:
         return f"{self.kind}:{self.subject}"
 
 
-def find_conditions(facts: Facts, policy: Policy, now: datetime, room: Room | None = None) -> list[Condition]:
-    """Everything that is wrong, the worst first. `room` is what is free at a target in a directory of this host."""
-    found = [*_of_host(facts), *_of_target(facts, policy, now, room), *_of_replicas(facts, policy, now)]
+def find_conditions(
+    facts: Facts, policy: Policy, now: datetime, room: Room | None = None, seen: Iterable[Condition] = ()
+) -> list[Condition]:
+    """Everything that is wrong, the worst first. `room` is what is free at a target in a directory of this host.
+
+    `seen` is what is not in the facts, and was found by looking at the host.
+    """
+    found = [
+        *_of_host(facts),
+        *_emptied(facts, policy),
+        *_of_target(facts, policy, now, room),
+        *_of_replicas(facts, policy, now),
+    ]
+    found += seen
     for name, agent in sorted(facts.agents.items()):
         found += _of_agent(name, agent, policy, now)
     return sorted(found, key=lambda one: one.severity != "critical")
@@ -131,6 +144,26 @@ def _of_host(facts: Facts) -> Iterator[Condition]:
                 f"The last {what} {'failed' if run.outcome == 'failed' else 'did not end'}: {run.error or 'no reason was noted'}",
                 f"Mend that, then run `trinity-snap {what}` again.",
             )  # fmt: skip
+
+
+def _emptied(facts: Facts, policy: Policy) -> Iterator[Condition]:
+    """One agent that is gone was removed; if all are, it is rather Docker that has lost its data, or shows another's."""
+    known = [agent for name, agent in facts.agents.items() if name != PLATFORM_AGENT and agent.created is not None]
+    if known and all(agent.gone is not None for agent in known) and not _any_here(facts) and _looks_for_agents(policy):
+        yield Condition(
+            "emptied", "host", "critical",
+            f"Not one of the {len(known)} agents that were backed up here is on this host any more.",
+            "See in `docker volume ls` whether Docker has its data: its disk may not be mounted. If it is meant so: `policy set "
+            "agents.discover.trinity=false`.",
+        )  # fmt: skip
+
+
+def _any_here(facts: Facts) -> bool:
+    return any(name != PLATFORM_AGENT and agent.gone is None for name, agent in facts.agents.items())
+
+
+def _looks_for_agents(policy: Policy) -> bool:
+    return policy.agents.discover.trinity or bool(policy.agents.rules)
 
 
 def _of_target(facts: Facts, policy: Policy, now: datetime, room: Room | None) -> Iterator[Condition]:

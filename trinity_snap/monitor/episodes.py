@@ -26,7 +26,8 @@ _CLEARED_KEPT = timedelta(days=7)
 class Episode:
     """One condition from when it was first seen until it was over (`cleared`).
 
-    `told`: when each sink was told last that it holds; `cleared_told`: the sinks that know that it is over.
+    `told`: when each sink was told last that it holds; `cleared_told`: the sinks that know that it is over. `handles`: of sinks
+    whose messages stay open until they are closed, what closes this one's ("": perhaps there is one).
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Episode:
     told: dict[str, str] = field(default_factory=dict)
     cleared: str | None = None
     cleared_told: list[str] = field(default_factory=list)
+    handles: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -106,7 +108,7 @@ def due(state: State, sink: str, now: datetime, repeat: timedelta) -> list[Messa
     for episode in state.episodes:
         last = episode.told.get(sink)
         if episode.cleared is not None:
-            if last is not None and sink not in episode.cleared_told:
+            if (last is not None or sink in episode.handles) and sink not in episode.cleared_told:
                 found.append(Message("cleared", episode))
         elif last is None:
             found.append(Message("raised", episode))
@@ -131,5 +133,5 @@ def _words(condition: Condition) -> tuple[str, str, str, str, str]:
 def _finished(episode: Episode, now: datetime, sinks: set[str]) -> bool:
     if episode.cleared is None:
         return False
-    waiting = (episode.told.keys() & sinks) - set(episode.cleared_told)
+    waiting = ((episode.told.keys() | episode.handles.keys()) & sinks) - set(episode.cleared_told)
     return not waiting or now - moment(episode.cleared) > _CLEARED_KEPT

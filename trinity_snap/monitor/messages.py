@@ -24,6 +24,7 @@ class AppriseSink:
     """Tells all addresses in a file, one in a line, `#` in front of what is none."""
 
     name = "notify"
+    closes = False
 
     def __init__(self, path: Path) -> None:
         self._path = path

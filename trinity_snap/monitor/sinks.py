@@ -21,6 +21,8 @@ class Sink(Protocol):
 
     name: str
     """What the sink is called in the state; another sink has another name."""
+    closes: bool
+    """Whether what it is told stays open until it is told that it is over: noted before it is told anything."""
 
     def tell(self, host: str, messages: Sequence[Message]) -> None:
         """Tell it. Raise SinkFailed if it could not be told all of it."""
@@ -33,4 +35,8 @@ def sinks_of(policy: Policy) -> list[Sink]:
         from trinity_snap.monitor.messages import AppriseSink
 
         found.append(AppriseSink(policy.monitor.notify_file))
+    if (settings := policy.notifications()) is not None:
+        from trinity_snap.monitor.trinity import TrinitySink, scope_of
+
+        found.append(TrinitySink(settings, scope_of(policy)))
     return found

@@ -16,6 +16,7 @@ from trinity_snap.durable import make_directory_durably
 from trinity_snap.events import Event, EventJournal, load_facts
 from trinity_snap.monitor.conditions import Condition, find_conditions
 from trinity_snap.monitor.episodes import Episode, Message, State, advance, due, read_state, told, write_state
+from trinity_snap.monitor.platform import of_platform
 from trinity_snap.monitor.room import Room, room_at
 from trinity_snap.monitor.sinks import SinkFailed, sinks_of
 from trinity_snap.policy.values import span_of
@@ -49,8 +50,8 @@ class Observation:
 
 def look(policy: Policy, now: datetime | None = None) -> Observation:
     """What is wrong at this moment. Nobody is told, and nothing but the sum of the events is written."""
-    facts, room = load_facts(policy.state.directory), room_at(policy.target.url)
-    return Observation(facts, find_conditions(facts, policy, now or datetime.now(UTC), room), room)
+    facts, room, moment = load_facts(policy.state.directory), room_at(policy.target.url), now or datetime.now(UTC)
+    return Observation(facts, find_conditions(facts, policy, moment, room, of_platform(policy, moment)), room)
 
 
 def observe(policy: Policy, now: datetime | None = None) -> Observation:
@@ -73,6 +74,9 @@ def observe(policy: Policy, now: datetime | None = None) -> Observation:
             messages = due(state, sink.name, moment, repeat)
             if not messages:
                 continue
+            if sink.closes:
+                _expect(messages, sink.name)
+                write_state(path, state)
             try:
                 sink.tell(policy.host_name, messages)
             except SinkFailed as error:
@@ -85,6 +89,12 @@ def observe(policy: Policy, now: datetime | None = None) -> Observation:
         write_state(path, state)
         _metrics(policy, seen, moment)
     return seen
+
+
+def _expect(messages: list[Message], sink: str) -> None:
+    """Whoever dies while the sink is told leaves something open there, perhaps; so that is in the state before."""
+    for message in messages:
+        message.episode.handles.setdefault(sink, "")
 
 
 def _note(policy: Policy, seen: Observation, now: datetime) -> None:

@@ -38,7 +38,10 @@ class Change:
 
 
 def parse_change(text: str) -> Change:
-    """The change that `NAME=VALUE` means; the value is YAML. Raise UsageError."""
+    """The change that `NAME=VALUE` means; the value is YAML. Raise UsageError.
+
+    What begins with `*` is a text, such as a schedule: an alias of YAML's has no place in a policy.
+    """
     name, equals, value = text.partition("=")
     steps = tuple(name.strip().split("."))
     if not equals or not all(steps):
@@ -47,6 +50,8 @@ def parse_change(text: str) -> Change:
             untouched="The policy is as it was.",
             next_step="Write it as NAME=VALUE, such as retention.daily=7 or 'exclude=[\"*.tmp\"]'.",
         )
+    if value.startswith("*"):
+        return Change(steps, value)
     try:
         return Change(steps, parse_document(value, f"the value of {name}").data)
     except RecursionError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from trinity_snap.errors import PolicyError
 
 if TYPE_CHECKING:
-    from trinity_snap.policy.schema import Policy, TargetSection
+    from trinity_snap.policy.schema import MonitorSection, Policy, TargetSection, TrinitySection
 
 DEFAULT_PATH = Path("/etc/trinity-snap/policy.yml")
 VARIABLE = "TRINITY_SNAP_POLICY"
@@ -64,6 +64,11 @@ def _files(place: TargetSection, home: Path) -> dict[str, Path]:
     return {name: home / file for name in names if (file := getattr(place, name)) is not None}
 
 
+def _beside(section: TrinitySection | MonitorSection, home: Path, *names: str) -> dict[str, Path]:
+    """The files that a section names, likewise."""
+    return {name: home / file for name in names if (file := getattr(section, name)) is not None}
+
+
 def _at_home(policy: Policy, path: Path, lines: dict[str, int]) -> Policy:
     """The policy with paths of keys and credentials made absolute, and with where it came from."""
     home, keys = path.parent, policy.keys
@@ -81,9 +86,8 @@ def _at_home(policy: Policy, path: Path, lines: dict[str, int]) -> Policy:
         lines.setdefault(f"{name}.enabled", lines[name])
     target = policy.target.model_copy(update=_files(policy.target, home))
     replicas = tuple(replica.model_copy(update=_files(replica, home)) for replica in policy.replicas)
-    key_file, notify_file = policy.trinity.key_file, policy.monitor.notify_file
-    trinity = policy.trinity.model_copy(update={"key_file": None if key_file is None else home / key_file})
-    monitor = policy.monitor.model_copy(update={"notify_file": None if notify_file is None else home / notify_file})
+    trinity = policy.trinity.model_copy(update=_beside(policy.trinity, home, "key_file"))
+    monitor = policy.monitor.model_copy(update=_beside(policy.monitor, home, "notify_file", "trinity_key_file"))
     update = {"keys": located, "target": target, "replicas": replicas, "trinity": trinity, "monitor": monitor}
     settled = policy.model_copy(update=update)
     settled._path = path

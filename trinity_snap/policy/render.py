@@ -33,11 +33,15 @@ _EXAMPLES: dict[str, str] = {
     "platform.paths": "[/opt/trinity/trinity-data, /opt/trinity/.env]",
     "exclude": '["*/node_modules", "*.tmp"]',
     "drill.ignore": '["*/broken-examples/*"]',
-    "drill.schedule": "weekly",
+    "drill.schedule": "Sun 03:00",
+    "schedule.backup": '"*-*-* 0/6:00"',
+    "schedule.verify": "daily",
+    "schedule.prune": "weekly",
     "drill.max_age": "30d",
     "monitor.textfile": "/var/lib/prometheus/node-exporter/trinity-snap.prom",
     "monitor.ping": "https://hc-ping.com/5c0b3b4e-0000-4000-8000-000000000000",
     "monitor.notify_file": "notify",
+    "monitor.trinity_key_file": "trinity-agent-key",
     "overrides": "{researcher: {exclude: [content/cache], quiesce: {mode: hooks, drain: true}}}",
 }
 

@@ -30,6 +30,7 @@ from trinity_snap.policy.values import (
     AbsolutePath,
     Address,
     Allowed,
+    Calendar,
     Count,
     CountOrNone,
     ExcludeGlob,
@@ -608,6 +609,16 @@ class RetentionSection(Section):
     )
 
 
+class ScheduleSection(Section):
+    """When this host works by itself: the role `schedule` makes timers of it. null: as that role's own variable says."""
+
+    backup: Calendar | None = Field(default=None, description="When all agents are backed up.")
+    verify: Calendar | None = Field(default=None, description="When it is checked what is stored.")
+    prune: Calendar | None = Field(
+        default=None, description="When old points go, on a host that has its identity: `forget`, then `prune`."
+    )
+
+
 class DrillSection(Section):
     """`trinity-snap drill`: restoring recovery points into a scratch place, to prove that they are good."""
 
@@ -639,12 +650,9 @@ class DrillSection(Section):
         default="1h",
         description="For how long the command may run for each agent, and for how long its databases are checked.",
     )
-    schedule: Text | None = Field(
+    schedule: Calendar | None = Field(
         default=None,
-        description=(
-            "When all of them are drilled, as systemd's `OnCalendar` has it, such as `weekly` or `Sun 03:00`: the role "
-            "`install` makes a timer of it. null: no timer."
-        ),
+        description="When all of them are drilled: the role `install` makes a timer of it. null: no timer.",
     )
     max_age: Span | None = Field(
         default=None, description="`status` warns of an agent whose last proof is older than this. null: it does not."
@@ -710,6 +718,20 @@ class MonitorSection(Section):
         ),
     )
 
+    trinity: Flag = Field(
+        default=False,
+        description=(
+            "Alarms become notifications in the Trinity at `trinity: url`: one for each, closed when it is over. Needs a key "
+            "of an agent there, in whose name they are."
+        ),
+    )
+    trinity_key_file: KeyPath | None = Field(
+        default=None,
+        description=(
+            "A file of mode 0600 with that agent's API key. null: the systemd credential `trinity-snap-notifications`."
+        ),
+    )
+
     @field_validator("textfile")
     @classmethod
     def _prom(cls, path: Path | None) -> Path | None:
@@ -750,6 +772,10 @@ class Policy(Section):
     )
     quiesce: QuiesceSection = Field(default=QuiesceSection(), description="How agents hold still.")
     snapshot: SnapshotSection = Field(default=SnapshotSection(), description="How the point-in-time view is made.")
+    schedule: ScheduleSection = Field(
+        default=ScheduleSection(),
+        description="When this host works by itself, as systemd's `OnCalendar` has it; `policy when` explains it.",
+    )
     retention: RetentionSection = Field(default=RetentionSection(), description="What `trinity-snap forget` leaves.")
     drill: DrillSection = Field(
         default=DrillSection(), description="Proving by restoring: `trinity-snap drill`, by hand or on a schedule."
@@ -799,6 +825,27 @@ class Policy(Section):
             names.add(replica.name)
             places[replica.settings().place] = f"the replica {replica.name!r}"
         return replicas
+
+    @field_validator("monitor")
+    @classmethod
+    def _somewhere(cls, monitor: MonitorSection, info: ValidationInfo) -> MonitorSection:
+        trinity = info.data.get("trinity")
+        if monitor.trinity and trinity is not None and trinity.url is None:
+            raise ValueError("with `trinity: true` there must be a `url` in the section `trinity`")
+        return monitor
+
+    def notifications(self) -> TrinitySettings | None:
+        """The Trinity where alarms become notifications, with the key for that. None: they do not."""
+        settings = self.trinity.settings()
+        if settings is None or not self.monitor.trinity:
+            return None
+        return TrinitySettings(
+            settings.url,
+            self.monitor.trinity_key_file,
+            settings.ca_file,
+            credential="trinity-snap-notifications",
+            key_setting="monitor: trinity_key_file",
+        )
 
     def replica(self, name: str) -> ReplicaSection:
         """The replica of that name. Raise UsageError if there is none."""

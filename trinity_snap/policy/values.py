@@ -18,6 +18,7 @@ __all__ = [
     "AbsolutePath",
     "Address",
     "Allowed",
+    "Calendar",
     "Count",
     "CountOrNone",
     "ExcludeGlob",
@@ -180,6 +181,12 @@ def _target_url(value: str) -> str:
     return value
 
 
+def _calendar(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9*:/.,~_+ -]{1,200}", value) is None or not value.strip():
+        raise ValueError("it is no calendar expression of systemd's")
+    return value
+
+
 def _ping_url(value: str) -> str:
     parts = urlsplit(_clean(value))
     if "@" in parts.netloc or parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
@@ -263,5 +270,11 @@ ReplicaName = Annotated[str, Strict(), AfterValidator(_replica_name), Allowed("a
 Span = Annotated[str, Strict(), AfterValidator(_span), Allowed("a length of time such as 90min, 26h, 30d, 8w or 1y")]
 PingUrl = Annotated[
     str, Strict(), AfterValidator(_ping_url), Allowed("an address such as https://hc-ping.com/uuid, without a password")
+]
+Calendar = Annotated[
+    str,
+    Strict(),
+    AfterValidator(_calendar),
+    Allowed("a calendar expression of systemd's such as `daily`, `Mon..Fri 03:30` or `*-*-* 0/6:00`"),
 ]
 Address = Annotated[str, Strict(), AfterValidator(check_address), Allowed("an address such as https://host:port")]

@@ -62,7 +62,7 @@ def add_drills(status: Status, drills: Iterable[Summary], section: DrillSection,
         limit = section.longest_age if wanted else None
         if found.outcome == "failed":
             agent.warnings.append(f"The last drill failed: {found.reason or 'no reason was noted'}")
-        if limit is not None and agent.point is not None:
+        if limit is not None and agent.point is not None and not agent.removed:
             found.stale = found.age_seconds is None or timedelta(seconds=found.age_seconds) > limit
             if found.stale:
                 last = "never been" if found.proved is None else "not been"

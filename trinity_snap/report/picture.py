@@ -98,8 +98,12 @@ def paint(
     host: str,
     room: Room | None = None,
     facts: Facts | None = None,
+    seen: Iterable[Condition] = (),
 ) -> HostPicture:
-    """The picture that events make, oldest first. `facts` are better known than from these events, if they are given."""
+    """The picture that events make, oldest first. `facts` are better known than from these events, if they are given.
+
+    `seen` is what is wrong besides, found by looking at the host.
+    """
     kept = list(events)
     if facts is None:
         facts = Facts()
@@ -110,7 +114,7 @@ def paint(
     for replica in policy.replicas:
         known = facts.replicas.get(replica.name)
         picture.replicas[replica.name] = None if known is None else known.succeeded
-    conditions = find_conditions(facts, policy, now, room)
+    conditions = find_conditions(facts, policy, now, room, seen)
     picture.wrong = [Wrong(one.kind, one.subject, one.severity, one.sentence, one.advice) for one in conditions]
     agents = {name: _agent(name, known, conditions, policy, now) for name, known in sorted(facts.agents.items())}
     for event in kept:

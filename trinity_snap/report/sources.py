@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trinity_snap.errors import UsageError
 from trinity_snap.events import EventJournal, load_facts
+from trinity_snap.monitor.platform import of_platform
 from trinity_snap.monitor.room import room_at
 from trinity_snap.report.picture import HostPicture, Wrong, paint
+from trinity_snap.report.removed import removed_agents
 from trinity_snap.report.times import timestamp
 
 if TYPE_CHECKING:
@@ -27,8 +29,9 @@ def picture_of_host(policy: Policy, now: datetime) -> HostPicture:
     state = policy.state.directory
     facts = load_facts(state)
     return paint(
-        EventJournal(state).read(), policy, now, host=policy.host_name, room=room_at(policy.target.url), facts=facts
-    )
+        EventJournal(state).read(), policy, now, host=policy.host_name, room=room_at(policy.target.url), facts=facts,
+        seen=of_platform(policy, now),
+    )  # fmt: skip
 
 
 def picture_of_repository(policy: Policy, repository: Repository, now: datetime) -> HostPicture:
@@ -38,7 +41,9 @@ def picture_of_repository(policy: Policy, repository: Repository, now: datetime)
     """
     points = repository.points()
     host = policy.host or (points[0].host if points else policy.host_name)
-    return paint(list(_numbered(_events_of(repository))), policy, now, host=host, room=room_at(policy.target.url))
+    events = _events_of(repository)
+    events.append(_present({point.agent for point in points}, removed_agents(policy, (p.agent for p in points)), now))
+    return paint(list(_numbered(events)), policy, now, host=host, room=room_at(policy.target.url))
 
 
 def pictures_in(path: Path, now: datetime) -> list[HostPicture]:
@@ -100,6 +105,10 @@ def _picture_of_status(answer: Mapping[str, Any], host: str, now: datetime) -> H
     if checked.get("complete_since"):
         events.append(_checked(checked["complete_since"], checked["damaged"]))
     ordered = sorted(events, key=lambda event: str(event["time"]))
+    agents = answer.get("agents") or ()
+    ordered.append(
+        _present({one["agent"] for one in agents}, {one["agent"] for one in agents if one.get("removed")}, now)
+    )
     picture = paint(_numbered(ordered), Policy.model_validate({"host": host}), now, host=host)
     picture.target = "as its status says"
     return picture
@@ -136,6 +145,12 @@ def _backup(when: str, parts: list[dict[str, Any]]) -> Event:
 
 def _drill(summary: Mapping[str, Any]) -> Event:
     return {"time": summary["started"], "event": "drill", "outcome": "done", "drills": [dict(summary)]}
+
+
+def _present(agents: Collection[str], removed: Collection[str], now: datetime) -> Event:
+    """Which of the agents are still backed up, as the last event."""
+    left = sorted(name for name in agents if name not in removed)
+    return {"time": timestamp(now), "event": "agents", "agents": left, "whole": True}
 
 
 def _checked(when: str, damaged: object) -> Event:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -23,7 +23,7 @@ Run = Mapping[str, Any]
 class AgentStatus:
     """One agent. `point` is the id of its last recovery point that counts, None if there is none; `stale` if that is too old.
 
-    `points` counts those that count, `void` the others.
+    `points` counts those that count, `void` the others. `removed`: nobody backs it up any more, so that it is never stale.
     """
 
     agent: str
@@ -40,6 +40,7 @@ class AgentStatus:
     void: int = 0
     last_run: dict[str, object] | None = None
     stale: bool = False
+    removed: bool = False
     drill: DrillStatus | None = None
     warnings: list[str] = field(default_factory=list)
 
@@ -92,12 +93,13 @@ def assemble(
     point_ids: Iterable[str] = (),
     void: Mapping[str, str] = MappingProxyType({}),
     max_age: timedelta | None = None,
+    removed: Callable[[Iterable[str]], Mapping[str, str]] = lambda names: {},
     now: datetime | None = None,
 ) -> Status:
     """Put the status together from this host's `runs`, newest first, and the repository's `points`, newest first.
 
     `void` says of points that do not count why. Without points (nothing here opens them), the runs must do, and `point_ids`
-    says which of their points the repository still has.
+    says which of their points the repository still has. `removed` says which of the agents nobody backs up any more, and why.
     """
     status = Status("runs" if points is None else "repository", [])
     agents: dict[str, AgentStatus] = {}
@@ -128,8 +130,9 @@ def assemble(
                     "error": part.get("error"),
                 }
     moment = now or datetime.now(UTC)
+    left = removed(agents)
     for agent in agents.values():
-        _judge(agent, moment, max_age)
+        _judge(agent, moment, max_age, left.get(agent.agent))
     if points is None:
         status.unnamed_points = len(present - {part.get("point") for run in runs for part in _parts(run)})
     status.agents = sorted(agents.values(), key=lambda agent: agent.agent)
@@ -189,7 +192,7 @@ def _take_part(agent: AgentStatus, run: Run, part: Run, present: set[str]) -> No
         agent.warnings.append(f"{len(part['problems'])} entries could not be backed up.")
 
 
-def _judge(agent: AgentStatus, now: datetime, max_age: timedelta | None) -> None:
+def _judge(agent: AgentStatus, now: datetime, max_age: timedelta | None, removed: str | None) -> None:
     created = _moment(agent.created)
     if created is None:
         agent.warnings.append(
@@ -197,6 +200,10 @@ def _judge(agent: AgentStatus, now: datetime, max_age: timedelta | None) -> None
         )
     else:
         agent.age_seconds = round((now - created).total_seconds(), 3)
+    if removed is not None:
+        agent.removed = True
+        agent.warnings.append(removed)
+        return
     if max_age is not None:
         agent.stale = created is None or now - created > max_age
         if agent.stale and created is not None:

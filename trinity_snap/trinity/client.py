@@ -1,4 +1,4 @@
-"""Trinity's HTTP API, as far as it is used here: the edition, agents, their autonomy, starting them.
+"""Trinity's HTTP API, as far as it is used here: the edition, agents, their autonomy, starting them, notifications.
 
 Answers are bounded in time and size and are believed in nothing but what is asked for. Redirects are not followed, and no
 proxy is used: the key goes to the configured address only.
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
     from trinity_snap.trinity.settings import TrinitySettings
 
-__all__ = ["SYSTEMD_CREDENTIAL", "Autonomy", "TrinityClient", "find_key"]
+__all__ = ["Autonomy", "Notification", "TrinityClient", "find_key"]
 
-SYSTEMD_CREDENTIAL = "trinity-snap-trinity"
 _SECONDS = 10.0
 _START_SECONDS = 120.0
 _MAX_ANSWER_BYTES = 4 << 20
 _MAX_KEY_BYTES = 8192
+_MOST_NOTIFICATIONS = 500  # more are not given at a time
+_CATEGORY = "backup"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,14 @@ class Autonomy:
 
     enabled: bool
     enabled_schedules: int | None = None
+
+
+@dataclass(frozen=True)
+class Notification:
+    """One that Trinity shows; `message` is its text, "" if it has none."""
+
+    id: str
+    message: str
 
 
 @dataclass
@@ -75,6 +84,44 @@ class TrinityClient:
         """Start an agent; its container is made anew around its volumes if it is missing. Raise TrinityError, KeyFileError."""
         self._ask("POST", f"/api/agents/{quote(agent, safe='')}/start", seconds=_START_SECONDS)
 
+    def notify(self, title: str, message: str, *, kind: str, priority: str) -> str:
+        """Make a notification in the name of the key's agent, and return its id. Raise TrinityError, KeyFileError.
+
+        `kind`: alert, info, status; `priority`: low, normal, high, urgent; at most 200 characters of title.
+        """
+        path = "/api/notifications"
+        body = {
+            "notification_type": kind,
+            "priority": priority,
+            "title": title,
+            "message": message,
+            "category": _CATEGORY,
+        }
+        made = _mapping(self._ask("POST", path, body), path).get("id")
+        if not isinstance(made, str) or not made:
+            raise _nonsense(path)
+        return made
+
+    def open_notifications(self) -> list[Notification]:
+        """The newest that nobody has acknowledged or dismissed, as the key sees them. Raise TrinityError, KeyFileError."""
+        path = f"/api/notifications?status=pending&limit={_MOST_NOTIFICATIONS}"
+        listed = _mapping(self._ask("GET", path), path).get("notifications")
+        if not isinstance(listed, list):
+            raise _nonsense(path)
+        return [
+            Notification(one["id"], str(one.get("message") or ""))
+            for one in listed
+            if isinstance(one, dict) and isinstance(one.get("id"), str)
+        ]
+
+    def dismiss(self, notification: str) -> None:
+        """Close a notification; one that is gone is closed. Raise TrinityError, KeyFileError."""
+        try:
+            self._ask("POST", f"/api/notifications/{quote(notification, safe='')}/dismiss")
+        except TrinityRefused as error:
+            if error.status != 404:
+                raise
+
     def _ask(
         self, method: str, path: str, body: object = None, *, with_key: bool = True, seconds: float = _SECONDS
     ) -> object:
@@ -105,7 +152,7 @@ class TrinityClient:
                 f"Trinity at {self.settings.url} refuses {method} {path} ({error.code}: {detail}).",
                 status=error.code,
                 detail=detail,
-                next_step=_WHAT_TO_DO.get(error.code, ""),
+                next_step=_WHAT_TO_DO.get(error.code, "").format(key=self.settings.key_setting),
             ) from None
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error
@@ -132,7 +179,7 @@ class TrinityClient:
 
 
 _WHAT_TO_DO = {
-    401: "See that the key in `trinity: key_file` is right and has not expired.",
+    401: "See that the key in `{key}` is right and has not expired.",
     403: "The key must be a person's who administers Trinity; keys of agents may not do that.",
     404: "Trinity has no such agent: its database may be older than this host's volumes.",
     409: "Volumes are there that Trinity does not know: restore its database first, then start the agent.",
@@ -143,12 +190,12 @@ def find_key(settings: TrinitySettings) -> str:
     """The API key of the policy's `key_file`, or of the systemd credential. Raise KeyFileError."""
     path = settings.key_file
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    if path is None and directory and (credential := Path(directory) / SYSTEMD_CREDENTIAL).exists():
+    if path is None and directory and (credential := Path(directory) / settings.credential).exists():
         path = credential
     if path is None:
         raise KeyFileError(
             f"There is no key for Trinity at {settings.url}.",
-            next_step=f"Name one with `trinity: key_file`, or give the unit the credential `{SYSTEMD_CREDENTIAL}`.",
+            next_step=f"Name one with `{settings.key_setting}`, or give the unit the credential `{settings.credential}`.",
         )
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from trinity_snap.restore.plan import RestorePlan
 
-__all__ = ["dump_warnings", "refuse_while_in_use"]
+__all__ = ["dump_warnings", "refuse_while_in_use", "stale_dumps"]
 
 _SERVICES = ("backend", "scheduler")
 _SERVICE_LABEL = "com.docker.compose.service"
@@ -97,8 +97,15 @@ def _refuse_mixed(live: Path, paths: Sequence[bytes], *, single: bool) -> None:
 
 def dump_warnings(paths: Sequence[Path], now: datetime | None = None) -> list[str]:
     """Whether Trinity's nightly dumps, where the platform's paths hold its data, are there and fresh; as sentences."""
-    moment = datetime.now(UTC) if now is None else now
-    warnings = []
+    return [sentence for _, sentence in _dumps(paths, datetime.now(UTC) if now is None else now)]
+
+
+def stale_dumps(paths: Sequence[Path], now: datetime) -> list[str]:
+    """Of these, those on dumps that were made once and are not any more: a Trinity that makes none at all is no alarm."""
+    return [sentence for there, sentence in _dumps(paths, now) if there]
+
+
+def _dumps(paths: Sequence[Path], now: datetime) -> Iterator[tuple[bool, str]]:
     for path in paths:
         directory = path / "backups"
         has_database = (path / "trinity.db").is_file()
@@ -111,15 +118,16 @@ def dump_warnings(paths: Sequence[Path], now: datetime | None = None) -> list[st
             continue
         why = "" if has_database else " Its database is not there as a file, so that the dump is all there is of it."
         if not dates:
-            warnings.append(
-                f"Trinity has made no dump of its database in {directory}; the snapshot has the database itself."
+            yield (
+                False,
+                f"Trinity has made no dump of its database in {directory}; the snapshot has the database itself.",
             )
             continue
         # Of the day that a name has nobody knows the hour: it is taken for the last one.
         made = datetime.strptime(dates[-1], "%Y%m%d").replace(tzinfo=UTC) + timedelta(days=1)
-        if moment - made > _DUMP_AGE:
-            warnings.append(
-                f"Trinity's newest dump of its database in {directory} is of {dates[-1][:4]}-{dates[-1][4:6]}-{dates[-1][6:]}, "
-                f"and it makes one every night.{why}"
+        if now - made > _DUMP_AGE:
+            day = f"{dates[-1][:4]}-{dates[-1][4:6]}-{dates[-1][6:]}"
+            yield (
+                True,
+                f"Trinity's newest dump of its database in {directory} is of {day}, and it makes one every night.{why}",
             )
-    return warnings

@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 
 from trinity_snap.errors import IntegrityError, RestoreRefused
 from trinity_snap.progress import Progress
+from trinity_snap.quiesce.steps import step
 from trinity_snap.restore.directories import DirectoryCache, check_path, lstat_or_none, shown
 from trinity_snap.restore.names import STAGED
 from trinity_snap.restore.plan import How, Mode, human
@@ -122,6 +123,8 @@ def write_tar(part: Part, file: IO[bytes], progress: Progress) -> Contents:
                 writer.begin()
                 for member in _members(file, written, writer):
                     _count(written, member.info)
+                    if member.info.isreg():
+                        step("import.file-written")
                     progress.advance(member.info.size if member.info.isreg() else 0)
                 writer.finish()
             except OSError as error:

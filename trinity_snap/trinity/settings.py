@@ -12,9 +12,11 @@ __all__ = ["TrinitySettings"]
 class TrinitySettings:
     """Where Trinity's backend answers (without `/` at the end), the file with an API key, and certificates to believe.
 
-    `key_file` None means: the systemd credential `trinity-snap-trinity`, if there is one.
+    `key_file` None means: the systemd credential of that name, if there is one. `key_setting` is how errors name the file.
     """
 
     url: str
     key_file: Path | None = None
     ca_file: Path | None = None
+    credential: str = "trinity-snap-trinity"
+    key_setting: str = "trinity: key_file"
