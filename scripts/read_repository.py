@@ -4,7 +4,8 @@
 One file, written from docs/format.md alone ("section" below means one of that page), for Python 3.11 with
 `cryptography`, `zstandard` and `blake3`. It needs no index, host or network. A recovery point is named by its id, the
 beginning of it (four digits at least), or `latest`. `restore` makes a new directory with one directory per volume; only
-root gets owners, devices and capabilities back. A damaged chunk costs the files that contain it, which are named.
+root gets owners, devices and capabilities back. A damaged chunk costs the files that contain it, which are named, unless
+some other pack holds it as well.
 Exit status: 0 all well; 1 not possible; 90 something is not what was written, or could not all be given back.
 """
 
@@ -405,16 +406,19 @@ class Chunks:
     def __init__(self, repository: Repository, point: dict[str, Any]) -> None:
         self.repository = repository
         self.places: dict[bytes, list[tuple[Segment, int, int]]] = {}  # from where to where in which segments
-        for digest, length in struct.iter_unpack(">32sQ", point["packs"]):
+        packs = [*struct.iter_unpack(">32sQ", point["packs"])]
+        self.others = self._other_packs({digest.hex() for digest, _ in packs})
+        for digest, length in packs:
             with repository.survive("of this pack nothing is used"):
                 self._read_table(f"packs/{digest.hex()[:2]}/{digest.hex()}", length)
 
-    def _read_table(self, name: str, length: int) -> None:
+    def _read_table(self, name: str, length: int | None = None) -> None:
         what = f"the table of {name}"
         with self.repository.open(name) as file:
-            size, digest = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
-            _check(size == length, f"{name} has {size} bytes instead of {length}")
-            if digest != name[-64:]:  # what is undamaged in it is still good: each segment is authenticated by itself
+            size = os.fstat(file.fileno()).st_size
+            _check(length in (None, size), f"{name} has {size} bytes instead of {length}")
+            if length is not None and hashlib.file_digest(file, "sha256").hexdigest() != name[-64:]:
+                # What is undamaged in it is still good: each segment is authenticated by itself.
                 self.repository.report(f"the bytes of {name} are not those it is named for")
             head, tail = os.pread(file.fileno(), 72, 0), os.pread(file.fileno(), 8, max(size - 8, 0))
             table_at = size - 8 - int.from_bytes(tail[:4], "big")
@@ -452,10 +456,28 @@ class Chunks:
         _check(len(data) == segment.length, f"{what} does not have the length that the table says")
         return data
 
+    def _other_packs(self, own: set[str]) -> Iterator[str]:
+        for path in sorted((self.repository.root / "packs").glob("[0-9a-f][0-9a-f]/*")):
+            if re.fullmatch("[0-9a-f]{64}", path.name) and path.name not in own:
+                yield f"packs/{path.parent.name}/{path.name}"
+
+    def _copies(self, chunk_id: bytes) -> Iterator[tuple[Segment, int, int]]:
+        """Where the chunk is in the packs of the point and then, as many as it takes, in all others (section 16)."""
+        tried = 0
+        while True:
+            found = self.places.get(chunk_id, [])[tried:]
+            yield from found
+            tried += len(found)
+            name = next(self.others, None)
+            if name is None:
+                return
+            with suppress(Refused, OSError, OverflowError, ValueError, struct.error):
+                self._read_table(name)
+
     def get(self, chunk_id: bytes) -> bytes:
         """Return a chunk, from wherever an undamaged copy is; raise Damaged if there is none."""
         failure = Damaged(f"chunk {chunk_id.hex()} is in no pack of the recovery point")
-        for segment, start, end in self.places.get(chunk_id, []):
+        for segment, start, end in self._copies(chunk_id):
             try:
                 data = self._data(segment)[start:end]
                 good = blake3.blake3(data, key=self.repository.chunk_id_key).digest() == chunk_id

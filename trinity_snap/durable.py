@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
+
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
 
 
 def fsync_directory(path: str | os.PathLike[str]) -> None:
@@ -45,6 +48,21 @@ def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
     done = 0
     while done < len(view):
         done += os.write(descriptor, view[done:])
+
+
+def reserve_room(descriptor: int, length: int) -> None:
+    """Have room on the disk for `length` more bytes at the end of a file, whose size stays as it is (fallocate(2)).
+
+    Where there is no such thing, nothing is done. Raise OSError if there is no room.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    place = ctypes.c_int64(os.fstat(descriptor).st_size)
+    if libc.fallocate64(descriptor, _KEEP_SIZE, place, ctypes.c_int64(length)) != 0:
+        number = ctypes.get_errno()
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(number, os.strerror(number))
 
 
 def write_file_durably(

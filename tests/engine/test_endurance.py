@@ -33,9 +33,8 @@ SEED = int(os.environ.get("TRINITY_SNAP_ENDURANCE_SEED", "1"))
 RULES = RetentionRules(last=2, daily=7, weekly=4, monthly=6, minimum=2)
 AGENTS = ("web", "db")
 OVERHEAD = 1.3
-WORST_DAY = 1.45
 DEAD_WEIGHT = 1.3
-WISH = RepackWish(budget_bytes=2_000_000)
+WISH = RepackWish(unused=0.05, share=0.1)
 DUE_DAYS = 3
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
@@ -272,9 +271,10 @@ def live_for(home: Path, days: int) -> Year:
         if day % 35 == 34:
             year.rot()
             year.disturbed = day
-        if day > 20 and day - year.disturbed >= DUE_DAYS:  # what is let go of is deleted on the third day
+        # What is let go of is deleted on the third day; so it is later if a prune died, or the operator let points go after rot.
+        if day > 20 and day - year.disturbed >= DUE_DAYS:
             year.overheads.append(year.overhead())
-            assert year.overheads[-1] <= WORST_DAY, (day, year.overheads, year.happened)
+            assert year.overheads[-1] <= OVERHEAD, (day, year.overheads, year.happened)
             year.heaviest = max(year.heaviest, year.dead_weight())
             assert year.heaviest <= DEAD_WEIGHT, (day, year.heaviest, year.happened)
         if day % 25 == 24 or day == days - 1:
@@ -282,6 +282,4 @@ def live_for(home: Path, days: int) -> Year:
         year.kept.pass_time(DAY_NS - HOUR_NS)
     for what in ("run died", "prune died", "rot", "forgotten", "deleted packs", "moved"):
         assert year.happened[what], year.happened
-    # What was repacked or let go of is there for two days more; so a day may be worse than they are together.
-    assert sum(year.overheads) / len(year.overheads) <= OVERHEAD, year.overheads
     return year

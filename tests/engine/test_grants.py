@@ -23,6 +23,7 @@ from trinity_snap.repository.keys import object_key
 from trinity_snap.repository.packs import pack_name
 from trinity_snap.repository.points import PackReference, RecoveryPoint
 from trinity_snap.repository.repository import Repository
+from trinity_snap.repository.verify import verify
 from trinity_snap.restore import execute, plan_restore
 from trinity_snap.restore.granting import grant_restore
 from trinity_snap.targets import Target
@@ -446,3 +447,31 @@ def test_what_is_behind_a_proxy_is_read_through_it(granted: tuple[Bucket, Grant]
         restore(at_addresses(grant, proxy="http://127.0.0.1:9", retries=Retries(attempts=1)), grant, tmp_path / "back")
     assert "proxy" in str(failed.value)
     assert not proxy.requests
+
+
+@pytest.mark.parametrize("how", ["missing", "found damaged"])
+def test_what_other_packs_hold_as_well_is_granted_and_read_from_there(store: Store, tmp_path: Path, how: str) -> None:
+    """A later run has stored it anew, and this point names none of its packs."""
+    fill(tmp_path / "tree", 64, seed=1)
+    first = store.open().read_point(store.backup(tmp_path / "tree").id)
+    own = {pack_name(each.name) for each in first.pack_references()}
+    damaged = max(own, key=lambda name: (store.directory / name).stat().st_size)
+    path = store.directory / damaged
+    data = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
+    repository = store.open()
+    verify(repository, repository.points(), read_data=True, record=True, condemn=True)
+    if how == "missing":
+        path.unlink()
+    store.backup(tmp_path / "tree")
+    repository = store.open()
+
+    grant = sent(grant_restore(repository, repository.read_point(first.id), valid_seconds=HOUR))
+
+    others = set(map(pack_name, grant.packs)) - own
+    assert others
+    assert others < store.objects("packs/")
+    restore(GrantedRepository(grant, store.target()), grant, tmp_path / "back")
+    (volume,) = first.volumes
+    assert on_disk(tmp_path / "back" / volume.name) == on_disk(tmp_path / "tree")

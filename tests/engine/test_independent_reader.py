@@ -337,6 +337,26 @@ def test_damage_to_one_chunk_costs_one_file(small: Made, tmp_path: Path) -> None
     assert "tree: two" in done.stderr
 
 
+@pytest.mark.parametrize("how", ["a bit", "missing"])
+def test_what_other_packs_hold_as_well_is_read_from_there(small: Made, tmp_path: Path, how: str) -> None:
+    packs = set(small.objects("packs"))
+    small.cache = tmp_path / "another-cache"
+    for path in small.objects("index"):  # without it, the next run stores everything anew
+        path.unlink()
+    second = small.backup()
+    for path in packs:  # of the first point
+        data = path.read_bytes()
+        _overwrite(path, data[:200] + bytes([data[200] ^ 1]) + data[201:])
+        if how == "missing":
+            path.unlink()
+    assert small.point != second
+
+    done = small.read("restore", small.point, str(tmp_path / "back"))
+
+    assert done.returncode == 90, "there is damage, and it is reported"
+    assert describe(tmp_path / "back" / "tree") == describe(small.tree)
+
+
 def test_points_of_another_host_secret_are_refused(small: Made, tmp_path: Path) -> None:
     """Another writer with the same recipients and repository id cannot slip a point or session in."""
     other_directory = tmp_path / "other"

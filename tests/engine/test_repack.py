@@ -22,7 +22,7 @@ from trinity_snap.repository.points import RecoveryPoint, Repacked, seal_point
 from trinity_snap.repository.prune import prune
 from trinity_snap.repository.recipients import seal_session
 from trinity_snap.repository.repack import RepackReport, repack
-from trinity_snap.repository.repack_plan import ChunkFilter, PackUse, RepackWish, Uses, choose
+from trinity_snap.repository.repack_plan import SMALL_BYTES, ChunkFilter, PackUse, RepackWish, Uses, choose
 from trinity_snap.repository.sealed import POINT_MAGIC, new_header
 from trinity_snap.repository.survey import survey
 from trinity_snap.repository.verify import verify
@@ -280,6 +280,47 @@ def test_a_budget_and_a_tolerance_bound_what_is_chosen() -> None:
     assert bytes(32) not in {use.digest for use in choose(uses, (bytes(32),), RepackWish(60, 0.0)).packs}
     some = choose(uses, (), RepackWish(10**9, 0.2))
     assert (550 - some.freed_bytes) <= 0.2 * (1100 - some.freed_bytes)
+
+
+def test_no_more_is_repacked_at_once_than_its_share_be_it_one_pack() -> None:
+    uses = Uses()
+    uses.take(PackUse(bytes([number]) * 32, 10, 90, 5) for number in range(10))
+    for share, packs in ((1.0, 10), (0.3, 3), (0.29, 2), (0.01, 1)):
+        assert len(choose(uses, (), RepackWish(unused=0.0, share=share)).packs) == packs
+
+
+def test_small_packs_are_merged_when_they_are_many() -> None:
+    uses = Uses()
+    uses.take(
+        PackUse(number.to_bytes(32, "big"), SMALL_BYTES + number - 20, 0, 5) for number in range(40)
+    )  # half of them are small
+    assert [use.bytes - SMALL_BYTES for use in uses.smallest] == list(range(-20, 0))
+    assert choose(uses, (), RepackWish(small_packs=20)).packs == []
+    assert choose(uses, (), RepackWish(small_packs=0)).packs == []
+    assert choose(uses, (), RepackWish(small_packs=19)).packs == uses.smallest
+    barred = {use.digest for use in uses.smallest[:5]}
+    assert choose(uses, barred, RepackWish(small_packs=19)).packs == uses.smallest[5:]
+    some = choose(uses, (), RepackWish(10 * SMALL_BYTES, small_packs=19))
+    assert some.packs == uses.smallest[:10]
+    assert choose(uses, (), RepackWish(5 * SMALL_BYTES, small_packs=19)).packs == [], "so few are not worth it"
+
+
+def test_many_small_packs_become_few_and_no_point_loses_anything(tmp_path: Path) -> None:
+    kept, root = Kept(tmp_path / "host"), tmp_path / "tree"
+    expected: dict[str, object] = {}
+    for day in range(12):
+        point = kept.backup(tree_of(root, day, f"file-{day}")).id
+        expected[point] = on_disk(root)
+        kept.pass_time(DAY_NS)
+    kept.pass_time(AFTER_WAIT_NS)
+    before = len(kept.names("packs/"))
+    wish = RepackWish(unused=1.0, small_packs=10)
+    report = repack(kept.open(), wish=wish)
+    assert report.packs == before > 10
+    settle(kept)
+    assert len(kept.names("packs/")) <= 4
+    points_by_content(kept, expected)
+    assert not repack(kept.open(), wish=wish).packs
 
 
 def test_a_filter_forgets_nothing_and_mistakes_little() -> None:

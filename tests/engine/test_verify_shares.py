@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 
 from tests.engine.conftest import Store
 from trinity_snap.errors import TargetDenied
+from trinity_snap.repository import packcheck
 from trinity_snap.repository.checks import ALL, DataChecked, Share, data_checked, parse_share
 from trinity_snap.repository.keys import HostSecret
+from trinity_snap.repository.packcheck import check_packs
 from trinity_snap.repository.packs import pack_name
 from trinity_snap.repository.prune import prune
 from trinity_snap.repository.receipts import put_checks, read_receipts
@@ -109,8 +112,41 @@ def test_a_check_that_is_cut_short_keeps_what_it_has_done(shares: Shares) -> Non
     done = set(shares.target.read)
     shares.target.before = lambda name: None
     shares.check(Share(percent=30))
-    assert not done & set(shares.target.read)
+    assert len(done & set(shares.target.read)) < shares.target.parallel_gets, (
+        "more than what was under way is read again"
+    )
     assert len(done) == 9
+
+
+def test_packs_are_read_several_at_a_time_and_no_more_than_memory_is_meant_for(
+    shares: Shares, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(shares.target.parallel_gets)
+    shares.packs = set(sorted(shares.packs)[: len(shares.packs) // 2 * 2])
+    sizes = {name: shares.target.stat(name).size for name in shares.packs}
+    packs = [(name[-64:], sizes[name]) for name in sorted(shares.packs)]
+
+    def wait(name: str) -> None:
+        together.wait(20)  # one alone would wait in vain
+
+    shares.target.before = wait
+    assert [verdict.digest for verdict in check_packs(shares.repository, packs)] == [digest for digest, _ in packs]
+
+    reading: set[str] = set()
+    most = [0]
+
+    def begins(name: str) -> None:
+        reading.add(name)
+        most[0] = max(most[0], len(reading))
+
+    def ends(name: str, data: bytes) -> bytes:
+        reading.discard(name)
+        return data
+
+    shares.target.before, shares.target.after = begins, ends
+    monkeypatch.setattr(packcheck, "_AHEAD_BYTES", 1)
+    assert len(list(check_packs(shares.repository, packs))) == len(packs)
+    assert most == [1]
 
 
 def test_receipts_of_checks_do_not_grow_and_prune_keeps_what_they_say(shares: Shares) -> None:

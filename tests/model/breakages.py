@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from tests.model.machine import MINUTE_NS, Machine
+from tests.model.machine import MINUTE_NS, WAITS, Machine
 from trinity_snap.repository import prune as prune_module
 from trinity_snap.repository import repack as repack_module
 from trinity_snap.repository import session as session_module
@@ -23,6 +23,7 @@ from trinity_snap.repository.prune_plan import Judgement, Marks, decide_fence, j
 from trinity_snap.repository.receipts import put_clock, put_forgotten
 from trinity_snap.repository.session import Session
 from trinity_snap.repository.survey import survey
+from trinity_snap.repository.tenure import Tenure
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -33,6 +34,18 @@ def a_run_does_not_look_at_fences(patch: pytest.MonkeyPatch) -> None:
 
 def a_run_does_not_look_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Session, "look_again", lambda self: None)
+
+
+def a_run_does_not_ask_whether_its_session_is_there(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Tenure, "look", lambda self: None)
+
+
+def a_run_names_packs_whose_key_is_gone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Tenure, "vouch_for", lambda self, pack: None)
+
+
+def a_run_believes_its_own_clock(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Tenure, "counts", lambda self, point: None)
 
 
 def a_run_takes_pages_over_without_asking(patch: pytest.MonkeyPatch) -> None:
@@ -255,6 +268,43 @@ def _a_run_commits_after_two_prunes(machine: Machine) -> None:
     machine._prune_whole()
 
 
+def _a_run_stands_still_for_a_week(machine: Machine, tree: str, place: str) -> None:
+    """Its clock does not say so, and a prune has tidied its session."""
+    machine.begin(state="needed", ending="runs first")
+    for _ in range(8):  # fewer are not worth looking
+        machine._run_to("c", "y", "list fences/")
+        machine.a_process_is_killed(0, late=False)
+    before = set(machine.storage.list_prefix("sessions/"))
+    machine._run_to(tree, "x", place)
+    (session,) = set(machine.storage.list_prefix("sessions/")) - before
+    for _ in range(4):
+        machine._pass("two leases")
+    machine.writers[0].clock_offset_ns -= 4 * WAITS["two leases"]
+    machine._prune_whole()
+    assert session not in machine.storage.objects
+
+
+def _a_run_without_anything_new_stands_still_for_a_week(machine: Machine) -> None:
+    _a_run_stands_still_for_a_week(machine, "a", "list packs/")
+    machine.a_run_ends(0)
+
+
+def _a_run_stores_under_a_session_that_went(machine: Machine) -> None:
+    _a_run_stands_still_for_a_week(machine, "c", "put packs/")
+    machine._go_on_to(machine.writers[0], "put points/")
+    for _ in machine.writers:
+        machine.a_process_is_killed(0, late=False)
+    machine._run_whole("c", "y")
+
+
+def _a_run_with_a_wrong_clock_stands_still(machine: Machine) -> None:
+    machine.begin(state="needed", ending="runs first")
+    machine._run_to("a", "x", "put points/")
+    machine._pass("two leases")
+    machine.writers[0].clock_offset_ns -= WAITS["two leases"]
+    machine.a_run_ends(0)
+
+
 def _a_run_begins_before_the_end_of_a_prune(machine: Machine) -> None:
     machine.begin(state="due", ending="runs first")
     machine._run_to("a", "x", "put points/")
@@ -389,6 +439,9 @@ BREAKS: dict[Break, Story] = {
     repack_believes_hosts_that_a_point_was_repacked: _a_hostile_host_says_that_it_has_repacked_a_point,
     a_run_does_not_look_at_fences: _a_run_begins_before_the_end_of_a_prune,
     a_run_does_not_look_again: _a_fence_comes_just_before_the_second_look,
+    a_run_does_not_ask_whether_its_session_is_there: _a_run_without_anything_new_stands_still_for_a_week,
+    a_run_names_packs_whose_key_is_gone: _a_run_stores_under_a_session_that_went,
+    a_run_believes_its_own_clock: _a_run_with_a_wrong_clock_stands_still,
     a_run_takes_pages_over_without_asking: _a_fence_comes_just_before_the_second_look,
     a_run_lists_packs_before_fences: _a_run_stands_between_its_lists,
     a_session_object_is_put_after_the_lists: _a_run_stands_before_its_session,

@@ -90,6 +90,7 @@ class Actor:
         self.renewals = 0
         self.shipped_again = 0
         self.looked = False
+        self.saw_session = False  # that its session is there, when this last looked around
         self.seen: dict[str, frozenset[bytes]] = {}  # what was fenced when this last looked around
         self._events: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, args=(work,), name=kind, daemon=True)

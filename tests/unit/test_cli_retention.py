@@ -94,6 +94,20 @@ def test_what_is_mostly_dead_is_repacked_and_the_point_is_found_by_its_first_id(
     keeping.json("prune", "--repack", "--repack-unused", "200%", code=2)
 
 
+def test_the_policy_says_whether_and_how_much_a_prune_repacks(keeping: Host, repository: str) -> None:
+    for _ in range(10):
+        keeping.back_up()
+    grow_old(repository, 30)
+    assert keeping.json("prune")["repack"] is None
+    keeping.json("policy", "set", "repack.with_prune=true", "repack.small_packs=5", "repack.share_percent=100")
+    assert keeping.json("prune", "--no-repack")["repack"] is None
+    answer = keeping.json("prune", "--dry-run")
+    assert answer["repack"]["packs"] == answer["packs"] >= 10
+    assert not keeping.json("prune", "--repack-budget", "0")["repack"]["packs"], "an option counts for more"
+    assert keeping.json("prune")["repack"]["packs"] >= 10
+    assert keeping.json("verify", "--read-data")["good"]
+
+
 def test_held_points_are_kept_listed_and_released(keeping: Host, repository: str) -> None:
     old = keeping.back_up()
     grow_old(repository, 30)

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -47,6 +48,31 @@ def test_a_line_cut_off_by_a_full_disk_does_not_spoil_the_next(tmp_path, monkeyp
         journal.resumed("b", "run")  # what is undone needs no note
     journal.pausing(["c"])
     assert read_journal(journal.path).held == ("c",)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+def test_what_was_let_go_of_while_the_disk_was_full_is_nobodys_to_resume(tmp_path):
+    """Somebody else may have paused it since."""
+    containers = [f"{number:064x}" for number in range(100)]
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", tmp_path], check=True)
+    try:
+        journal = Journal.start(tmp_path, "run-1")
+        journal.pausing(containers)
+        with suppress(OSError), open(tmp_path / "data", "wb", buffering=0) as file:
+            while file.write(bytes(1024)):
+                pass
+        for container in containers:
+            journal.resumed(container, "run")
+        assert read_journal(journal.path).held == ()
+        assert journal.end()
+        again = Journal.reopen(journal.path)
+        with pytest.raises(OSError, match="No space"):  # nothing begins that could not be noted to be over
+            again.pausing(containers * 2)
+        again.close()
+        assert read_journal(journal.path).held == ()
+    finally:
+        journal.close()
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_a_line_cut_off_by_a_crash_says_nothing_and_does_not_spoil_the_next(tmp_path):

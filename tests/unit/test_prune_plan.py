@@ -26,6 +26,13 @@ def test_a_point_counts_to_the_last_moment_of_its_lease(late: int, counts: bool)
     assert judge({A}, NOW + LEASE.lease_ns + late, NOW, (), {A}, LEASE, receipted=True).counts
 
 
+def test_a_point_is_complete_if_all_of_its_packs_are_there_whatever_else_is() -> None:
+    for existing, complete in (({A}, True), ({A, B}, True), ({B}, False), (set(), False)):
+        judgement = judge({A}, NOW, NOW, (), existing, LEASE)
+        assert (judgement.complete, judgement.counts) == (complete, complete)
+        assert judge({A}, NOW, NOW, (), existing, LEASE, receipted=True).complete == complete
+
+
 def test_why_a_point_does_not_count_is_said_as_it_is() -> None:
     late = judge({A}, NOW + 30 * 3600 * 10**9, NOW, (), set(), LEASE)
     assert late.reason == "It was stored 30.0 h after its run began, later than the lease of 24 h."

@@ -189,7 +189,7 @@ def _lines(grant: Grant, length: int) -> Iterator[str]:
     if grant.addresses is None:
         yield f"It has keys and no addresses: the host must be able to read {grant.target} itself."
     if grant.missing:
-        yield f"warning: {plural(len(grant.missing), 'pack')} cannot be read, and what they hold cannot be restored."
+        yield f"warning: {plural(len(grant.missing), 'pack')} cannot be read, and what only they hold cannot be restored."
 
 
 def _time(seconds: int) -> str:

@@ -32,6 +32,7 @@ from trinity_snap.errors import UsageError
 from trinity_snap.report.times import timestamp
 
 if TYPE_CHECKING:
+    from trinity_snap.policy.schema import RepackSection
     from trinity_snap.progress import Progress
     from trinity_snap.repository.prune import PruneReport
     from trinity_snap.repository.repack import RepackReport
@@ -51,16 +52,21 @@ def prune(
         bool, typer.Option("--wait/--no-wait", help="Wait, a day or more, until what is fenced now can be deleted.")
     ] = False,
     repack: Annotated[
-        bool,
-        typer.Option("--repack", help="Move what is needed out of mostly dead packs first, at the first target."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--repack/--no-repack",
+            help="Move what is needed out of mostly dead packs first, at the first target. Else as the policy says.",
+            show_default=False,
+        ),
+    ] = None,
     repack_budget: Annotated[
-        str, typer.Option(metavar="SIZE", help="With --repack: store at most about so much anew in this call.")
-    ] = "2GiB",
+        str | None,
+        typer.Option(metavar="SIZE", help="With --repack: store at most about so much anew in this call."),
+    ] = None,
     repack_unused: Annotated[
-        str,
+        str | None,
         typer.Option(metavar="PERCENT", help="With --repack: stop when no more than this part of the data is dead."),
-    ] = "10%",
+    ] = None,
     accept_missing: Annotated[
         bool, typer.Option("--accept-missing", help="Go on although points are gone that nobody forgot.")
     ] = False,
@@ -74,7 +80,6 @@ def prune(
     quiet: QuietOption = False,
 ) -> int:
     """Delete what no recovery point needs: what an earlier prune condemned long enough ago. Backups may go on meanwhile."""
-    wish = _wish(repack_budget, repack_unused) if repack else None
     if repack and target is not None:
         raise UsageError(
             "A replica is not repacked: it gets what the first target has.",
@@ -82,6 +87,9 @@ def prune(
             next_step="Use --repack without --target; `replicate` and `prune --target` then do the same there.",
         )
     loaded = load(policy)
+    wish = None
+    if loaded.repack.with_prune if repack is None else repack:
+        wish = _wish(loaded.repack, repack_budget, repack_unused)
     names = chosen_replicas(loaded, target, all_targets=all_targets)
     unlock = Unlock(identity, passphrase_file, trinity_key_file)
     if not dry_run:
@@ -131,18 +139,19 @@ def prune(
     return replicas_code(others)
 
 
-def _wish(budget: str, unused: str) -> RepackWish:
+def _wish(settings: RepackSection, budget: str | None, unused: str | None) -> RepackWish:
+    """What the options say and, where they say nothing, the policy. Raise UsageError."""
     from trinity_snap.policy.values import parse_size
     from trinity_snap.repository.repack_plan import RepackWish
 
     try:
-        size = parse_size(budget)
+        size_wanted = settings.budget if budget is None else parse_size(budget)
     except ValueError as error:
         raise UsageError(f"--repack-budget: {error}.", next_step="Give a size, as 2GiB.") from error
-    percent = unused.removesuffix("%")
+    percent = str(settings.unused_percent) if unused is None else unused.removesuffix("%")
     if not percent.isdecimal() or int(percent) > 100:
         raise UsageError("--repack-unused: it is no percentage from 0% to 100%.", next_step="Give one, as 10%.")
-    return RepackWish(size, int(percent) / 100)
+    return RepackWish(size_wanted, int(percent) / 100, settings.share_percent / 100, settings.small_packs)
 
 
 def _waited(work: Callable[[], PruneReport], progress: Progress, *, wait: bool) -> PruneReport:

@@ -619,6 +619,33 @@ class ScheduleSection(Section):
     )
 
 
+class RepackSection(Section):
+    """Moving what is needed out of packs that are mostly dead or many and small: `trinity-snap prune --repack`."""
+
+    with_prune: Flag = Field(
+        default=False,
+        description=(
+            "Every `prune` repacks first, at the first target. It reads and stores data there, and the recovery points of which "
+            "data moves get another id: leave it out where requests cost money, or packs are locked."
+        ),
+    )
+    budget: Size = Field(default=2 << 30, description="At most about so much is stored anew in one call.")
+    unused_percent: Percent = Field(
+        default=10, description="It stops when no more than this part of the data in packs is dead."
+    )
+    share_percent: Percent = Field(
+        default=25,
+        description=(
+            "No more than this part of the data is in packs that are repacked in one call, be it one pack: for a day or two the "
+            "old ones are there as well."
+        ),
+    )
+    small_packs: Kept = Field(
+        default=200,
+        description="When there are more packs than this with less than 4 MiB, they are merged. 0: they never are.",
+    )
+
+
 class DrillSection(Section):
     """`trinity-snap drill`: restoring recovery points into a scratch place, to prove that they are good."""
 
@@ -777,6 +804,9 @@ class Policy(Section):
         description="When this host works by itself, as systemd's `OnCalendar` has it; `policy when` explains it.",
     )
     retention: RetentionSection = Field(default=RetentionSection(), description="What `trinity-snap forget` leaves.")
+    repack: RepackSection = Field(
+        default=RepackSection(), description="Repacking: whether `trinity-snap prune` does it, and how much."
+    )
     drill: DrillSection = Field(
         default=DrillSection(), description="Proving by restoring: `trinity-snap drill`, by hand or on a schedule."
     )

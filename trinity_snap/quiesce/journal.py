@@ -6,8 +6,9 @@ fsynced before the thing is made, and so are notes of containers that are about 
 that are about to run. Notes about pauses need to survive only the process: a reboot resumes every container
 anyway; so nothing is fsynced while containers are paused.
 
-What is about to happen does not happen if it cannot be noted (a full disk, say). What has been undone may stay without a
-note: whoever reads the journal then looks again, and finds nothing to do.
+What is about to happen does not happen if it cannot be noted (a full disk, say), nor if there is no room to note afterwards that
+it was undone: that room is kept. What has been undone may stay without a note all the same (on a disk that broke, or where a
+filesystem keeps no room): whoever reads the journal then looks again, and finds nothing to do.
 
 | event | fields | meaning |
 |---|---|---|
@@ -39,12 +40,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trinity_snap.durable import fsync_directory, make_directory_durably, write_all
+from trinity_snap.durable import fsync_directory, make_directory_durably, reserve_room, write_all
 from trinity_snap.errors import TrinitySnapError
 from trinity_snap.quiesce.processes import ProcessIdentity, this_process
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _KEPT = 20
+_NOTE_BYTES = 640  # of something undone
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Journal:
         self.run_id = run_id
         self._descriptor = descriptor
         self._is_cut = False
+        self._owed = 1  # how many notes will have to be made of what was undone, and of the end
         self._lock = threading.Lock()
 
     @classmethod
@@ -151,10 +154,16 @@ class Journal:
                 write_all(descriptor, b"\n")  # close a line that a crash cut off
         return journal
 
-    def note(self, event: str, *, durable: bool = False, **fields: object) -> None:
-        """Append one event; on return it survives this process, and a power cut too if `durable`."""
+    def note(self, event: str, *, durable: bool = False, owes: int = 0, **fields: object) -> None:
+        """Append one event; on return it survives this process, and a power cut too if `durable`.
+
+        There will be room for `owes` more notes, even if the disk is full by then. Raise OSError.
+        """
         line = json.dumps({"event": event, "at": datetime.now(UTC).isoformat(), "run_id": self.run_id, **fields})
         with self._lock:
+            if owes >= 0:
+                reserve_room(self._descriptor, len(line) + 2 + (self._owed + owes) * _NOTE_BYTES)
+            self._owed += owes
             start = b"\n" if self._is_cut else b""  # a line that a full disk cut off must not swallow this one
             self._is_cut = True
             write_all(self._descriptor, start + line.encode() + b"\n")
@@ -168,7 +177,7 @@ class Journal:
 
     def pausing(self, containers: Sequence[str]) -> None:
         """Note that these running containers (ids) are about to be paused."""
-        self.note("pausing", containers=list(containers))
+        self.note("pausing", owes=len(containers), containers=list(containers))
 
     def resumed(self, container: str, by: str) -> None:
         """Note that the run no longer holds a container."""
@@ -177,7 +186,7 @@ class Journal:
     def stopping(self, containers: Sequence[StoppedContainer], until: float) -> None:
         """Note, durably, that these running containers are about to be stopped, which takes until then at most."""
         noted = [{"id": each.id, "started_at": each.started_at} for each in containers]
-        self.note("stopping", durable=True, containers=noted, until=until)
+        self.note("stopping", durable=True, owes=len(noted), containers=noted, until=until)
 
     def started_again(self, container: str, by: str) -> None:
         """Note that the run no longer keeps a container from running."""
@@ -185,7 +194,7 @@ class Journal:
 
     def hook(self, hook: OpenHook) -> None:
         """Note, durably, that a before-hook is about to run."""
-        self.note("hook", durable=True, **asdict(hook))
+        self.note("hook", durable=True, owes=1, **asdict(hook))
 
     def hook_over(self, container: str, by: str) -> None:
         """Note that the after-hook has run, or cannot any more."""
@@ -193,7 +202,7 @@ class Journal:
 
     def holding_autonomy(self, held: HeldAutonomy) -> None:
         """Note, durably, that an agent's autonomy is about to be switched off."""
-        self.note("holding-autonomy", durable=True, **asdict(held))
+        self.note("holding-autonomy", durable=True, owes=1, **asdict(held))
 
     def gave_back_autonomy(self, agent: str, by: str) -> None:
         """Note that an agent's autonomy is as it was."""
@@ -205,6 +214,7 @@ class Journal:
             self.note(
                 "making",
                 durable=number == len(leftovers),
+                owes=1,
                 kind=leftover.kind,
                 where=str(leftover.where),
                 provider=leftover.provider,
@@ -219,7 +229,7 @@ class Journal:
         try:
             clean = read_journal(self.path).is_undone
             if clean:
-                self.note("ended", durable=True)
+                self.note("ended", durable=True, owes=-1)
             return clean
         except OSError:
             return False  # the next `recover` looks at it again
@@ -229,7 +239,7 @@ class Journal:
     def _note_undone(self, event: str, **what: str) -> None:
         fields: dict[str, object] = {**what}
         with suppress(OSError):
-            self.note(event, durable=False, **fields)
+            self.note(event, durable=False, owes=-1, **fields)
 
     def close(self) -> None:
         """Close the file and note nothing."""

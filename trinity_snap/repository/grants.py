@@ -8,8 +8,10 @@ reads one trusts nothing that it says: it may come from anybody.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 
 import msgspec
 
@@ -18,9 +20,10 @@ from trinity_snap.repository.documents import check_header, hex_field, split_doc
 from trinity_snap.repository.keys import REPOSITORY_ID_BYTES
 from trinity_snap.repository.packs import PackOpener, Table, pack_name
 from trinity_snap.repository.points import PackReference, RecoveryPoint, encode_references
-from trinity_snap.repository.reader import PointReader, SegmentRead, SessionKeys
+from trinity_snap.repository.reader import PointReader, SegmentRead, SessionKeys, open_as_spare
 from trinity_snap.repository.repository import Repository
 from trinity_snap.repository.sealed import PACK_MAGIC, Header, pack_key
+from trinity_snap.repository.spares import PackOfIndex, Spares, chunk_ids, spares_of
 from trinity_snap.targets.presigned import Presigning
 from trinity_snap.targets.protocol import Target
 
@@ -101,10 +104,17 @@ class NotingReader(PointReader):
     opened with that key, names something that was asked for.
     """
 
-    def __init__(self, repository: Repository, point: RecoveryPoint) -> None:
-        self._noted_keys = _NotedKeys(repository.point_keys())
+    def __init__(self, repository: Repository, point: RecoveryPoint, doubted: Collection[bytes] = ()) -> None:
+        """`doubted`: packs (SHA-256) that were damaged when they were read last: what else holds their chunks is noted, too."""
+        self._noted_keys = keys = _NotedKeys(repository.point_keys())
         self._noted: set[int] = set()
-        super().__init__(repository.target, self._noted_keys, point, tables_from_packs=True)
+        self._doubted = {pack_name(digest.hex()) for digest in doubted}
+        self._doubtful: set[bytes] = set()
+        target = repository.target
+        self._others = spares_of(
+            target, repository.host, lambda digest, length: open_as_spare(target, keys, digest, length)
+        )
+        super().__init__(target, keys, point, tables_from_packs=True, spares=self._others)
 
     def plan_reads(self, ids: Iterable[bytes]) -> list[SegmentRead]:
         """As any reader does, and note the packs."""
@@ -115,9 +125,13 @@ class NotingReader(PointReader):
 
     def note(self, ids: Iterable[bytes]) -> None:
         """Note the packs that hold these chunks; one that none holds is passed over."""
-        self._load()
+        packs = self._load()
         places = self._places
-        self._noted.update(places[chunk_id] >> 32 for chunk_id in ids if chunk_id in places)
+        for chunk_id in ids:
+            if chunk_id in places:
+                self._noted.add(number := places[chunk_id] >> 32)
+                if packs[number].name in self._doubted:
+                    self._doubtful.add(chunk_id)
 
     def granted(self) -> dict[str, GrantedPack]:
         """The packs noted so far, by SHA-256 in hex."""
@@ -126,6 +140,10 @@ class NotingReader(PointReader):
         for pack in (packs[number] for number in sorted(self._noted)):
             header, key = self._noted_keys.used[pack.name]
             found[_digest(pack.name)] = GrantedPack(pack.length, key, header.session_id, header.salt)
+        for spare in self._others.packs_with(self._doubtful) if self._doubtful else ():
+            if spare.name not in self._doubted and not self._doubtful.isdisjoint(chunk_ids(spare.table)):
+                header, key = self._noted_keys.used[spare.name]
+                found[_digest(spare.name)] = GrantedPack(spare.length, key, header.session_id, header.salt)
         return found
 
 
@@ -145,7 +163,8 @@ def make_grant(
     target, point = repository.target, reader.point
     granted = reader.granted()
     damaged = {_digest(name): reason for name, reason in reader.damaged_packs.items()}
-    references = [each for each in point.pack_references() if each.name in granted or each.name in damaged]
+    references = [each for each in point.pack_references() if each.name not in granted and each.name in damaged]
+    references += [PackReference(digest, pack.length) for digest, pack in granted.items()]
     created = int(clock())
     signed = certificates = None
     if isinstance(target, Presigning):
@@ -221,5 +240,19 @@ class GrantedRepository:
             )
 
     def reader(self, point: RecoveryPoint) -> PointReader:
-        """The reader of the grant's point."""
-        return PointReader(self.target, _GrantedKeys(self.grant), point, tables_from_packs=True)
+        """The reader of the grant's point. What one pack has lost is read from another one of the grant."""
+        keys = _GrantedKeys(self.grant)
+        spares = Spares(
+            self.target,
+            self.grant.chunk_id_key,
+            lambda digest, length: open_as_spare(self.target, keys, digest, length),
+            cache(lambda: list(self._tables(keys))),
+            lambda: {bytes.fromhex(digest) for digest in self.grant.packs},
+        )
+        return PointReader(self.target, keys, point, tables_from_packs=True, spares=spares)
+
+    def _tables(self, keys: _GrantedKeys) -> Iterator[PackOfIndex]:
+        for digest, pack in self.grant.packs.items():
+            with suppress(IntegrityError):
+                table = open_as_spare(self.target, keys, digest, pack.length).table
+                yield PackOfIndex(bytes.fromhex(digest), pack.length, table)

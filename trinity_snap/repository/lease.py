@@ -29,6 +29,11 @@ class Lease:
         return self.lease_ns + self.margin_ns
 
     @property
+    def session_ns(self) -> int:
+        """So old is a session at least that goes because no point and no pack is of it."""
+        return 7 * self.wait_ns
+
+    @property
     def skew_ns(self) -> int:
         """Times that differ by no more may be of things that happened in the other order."""
         return self.margin_ns // 2

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +18,9 @@ from trinity_snap.repository.sealed import HEADER_BYTES
 if TYPE_CHECKING:
     from trinity_snap.repository.repository import Repository
 
-__all__ = ["PackVerdict", "check_pack"]
+__all__ = ["PackVerdict", "check_pack", "check_packs"]
 
+_AHEAD_BYTES = 64 * 1024 * 1024
 _OTHER_BYTES = "Its bytes are not those that its name says."
 
 
@@ -41,6 +45,30 @@ def check_pack(repository: Repository, digest: str, length: int) -> PackVerdict:
     """
     verdict = _check(repository, digest, length)
     return verdict if verdict.problem is None else _check(repository, digest, length)
+
+
+def check_packs(repository: Repository, packs: Iterable[tuple[str, int]]) -> Generator[PackVerdict, None, None]:
+    """Check packs (SHA-256 in hex, length), several at a time, and give the verdicts in the same order.
+
+    Raise as `check_pack` does. Memory is bounded: packs of 64 MiB together, or one larger one, are being read or wait to be given
+    out.
+    """
+    waiting: deque[tuple[int, Future[PackVerdict]]] = deque()
+    ahead = 0
+    workers = repository.target.parallel_gets
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="check")
+    try:
+        for digest, length in packs:
+            while waiting and (len(waiting) >= workers or ahead + length > _AHEAD_BYTES):
+                done, future = waiting.popleft()
+                yield future.result()
+                ahead -= done
+            waiting.append((length, pool.submit(check_pack, repository, digest, length)))
+            ahead += length
+        for _, future in waiting:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _check(repository: Repository, digest: str, length: int) -> PackVerdict:

@@ -43,7 +43,16 @@ from trinity_snap.repository.spares import SparePack, Spares
 from trinity_snap.repository.tables import tables_from_index
 from trinity_snap.targets.protocol import Target
 
-__all__ = ["OpenedPack", "PointKeys", "PointReader", "SegmentRead", "SessionKeys", "blame", "open_pack"]
+__all__ = [
+    "OpenedPack",
+    "PointKeys",
+    "PointReader",
+    "SegmentRead",
+    "SessionKeys",
+    "blame",
+    "open_as_spare",
+    "open_pack",
+]
 
 _TAIL_BYTES = 64 * 1024
 _CACHE_BYTES = 24 * 1024 * 1024
@@ -144,6 +153,12 @@ def open_pack(target: Target, keys: PointKeys, digest: str, length: int) -> Open
     except ObjectMissing as error:
         raise IntegrityError(f"{name} is missing from the repository.") from error
     return OpenedPack(name, opener, opener.open_table(sealed, length), length)
+
+
+def open_as_spare(target: Target, keys: PointKeys, digest: str, length: int) -> SparePack:
+    """The same, for who reads from it what other packs have lost."""
+    opened = open_pack(target, keys, digest, length)
+    return SparePack(opened.name, opened.length, opened.table, opened.opener)
 
 
 def blame(name: str, error: IntegrityError) -> tuple[str, str]:

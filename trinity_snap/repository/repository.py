@@ -31,7 +31,7 @@ from trinity_snap.repository.documents import (
 )
 from trinity_snap.repository.keys import REPOSITORY_ID_BYTES, HostSecret, Identity, Recipient, repository_id_of
 from trinity_snap.repository.points import RecoveryPoint, open_point, sealed_document
-from trinity_snap.repository.reader import PointReader, SessionKeys, open_pack
+from trinity_snap.repository.reader import PointReader, SessionKeys, open_as_spare
 from trinity_snap.repository.recipients import (
     RecipientList,
     current_recipients,
@@ -42,7 +42,7 @@ from trinity_snap.repository.recipients import (
 )
 from trinity_snap.repository.sealed import POINT_MAGIC, parse_header
 from trinity_snap.repository.session import Session
-from trinity_snap.repository.spares import SparePack, Spares
+from trinity_snap.repository.spares import SparePack, Spares, spares_of
 from trinity_snap.targets.protocol import Target
 
 if TYPE_CHECKING:
@@ -346,10 +346,9 @@ class Repository:
         """What finds chunks of lost packs in others."""
 
         def open_spare(digest: str, length: int) -> SparePack:
-            opened = open_pack(self.target, self.point_keys(), digest, length)
-            return SparePack(opened.name, opened.length, opened.table, opened.opener)
+            return open_as_spare(self.target, self.point_keys(), digest, length)
 
-        return Spares(self.target, self.host, open_spare)
+        return spares_of(self.target, self.host, open_spare)
 
     def point_keys(self) -> SessionKeys:
         """What opens the packs of every point."""

@@ -23,7 +23,15 @@ from trinity_snap.repository.chunkindex import ChunkIndex
 from trinity_snap.repository.fences import read_new_fences
 from trinity_snap.repository.keys import HostSecret, Recipient, generate_session_key
 from trinity_snap.repository.lease import LEASE, running_ns
-from trinity_snap.repository.packs import PACK_BYTES, PackBuffers, PackBuilder, SealedPack, Table, check_table
+from trinity_snap.repository.packs import (
+    PACK_BYTES,
+    PackBuffers,
+    PackBuilder,
+    SealedPack,
+    Table,
+    check_table,
+    pack_name,
+)
 from trinity_snap.repository.points import RecoveryPoint, seal_point
 from trinity_snap.repository.recipients import seal_session
 from trinity_snap.repository.sealed import (
@@ -36,6 +44,7 @@ from trinity_snap.repository.sealed import (
     seal_object,
 )
 from trinity_snap.repository.segments import SEGMENT_MAXIMUM_BYTES, as_stored, encode_segment
+from trinity_snap.repository.tenure import Tenure
 from trinity_snap.targets.protocol import Target, put_new
 
 __all__ = ["ChunkGone", "IndexedPack", "Session", "Tally", "read_index", "write_index"]
@@ -139,10 +148,11 @@ class Session:
     def _begin(self, recipients: Sequence[Recipient]) -> None:
         self._began_ns = running_ns()  # before the storage gives the session its time
         self.session_id, self._key = os.urandom(16), generate_session_key()
+        name = f"sessions/{self.session_id.hex()}"
         self._put(
-            f"sessions/{self.session_id.hex()}",
-            seal_session(self._key, self._host.repository_id, self.session_id, recipients, self._host.mac_key),
+            name, seal_session(self._key, self._host.repository_id, self.session_id, recipients, self._host.mac_key)
         )
+        self._tenure = Tenure(self._target, name)
 
     def _list_packs(self) -> set[bytes]:
         """The packs that exist and that no fence names."""
@@ -152,17 +162,29 @@ class Session:
     @property
     def is_aging(self) -> bool:
         """Whether half of the lease is over, so that the session had better be renewed before anything is committed."""
-        return running_ns() - self._began_ns > LEASE.lease_ns // 2
+        return running_ns() - self._began_ns > LEASE.lease_ns // 2 or self._tenure.is_aging
 
     def look_again(self) -> None:
-        """Before a commit: no longer rely on what has been fenced since this was asked last. Raise IntegrityError."""
+        """Before a commit: no longer rely on what has been fenced since this was asked last.
+
+        Raise IntegrityError, and RepositoryError if this run stood still for so long that its session is gone.
+        """
+        self._tenure.look()
         fences = read_new_fences(self._target, self._host, self._fences)
         self._fences |= fences
         self.index.condemn(frozenset[bytes]().union(*fences.values()))
 
     def renew(self, recipients: Sequence[Recipient]) -> None:
-        """Begin the lease anew, under a new session object; rely only on what exists now and is not fenced."""
+        """Begin the lease anew, under a new session object; rely only on what exists now and is not fenced.
+
+        For after `flush`. Raise as `look_again` does.
+        """
+        self._tenure.look()
         self._begin(recipients)
+        self._tenure.look()
+        with self._open_lock:
+            # Those that there were are empty, and would be sealed with the old key.
+            self._open = [self._new_pack() for _ in range(_OPEN_PACKS)]
         self._fences = read_new_fences(self._target, self._host, ())
         self.index.set_alive(self._list_packs())
 
@@ -339,8 +361,12 @@ class Session:
         point_id = os.urandom(16).hex()
         header = new_header(POINT_MAGIC, self._host.repository_id, self.session_id)
         named = signed(msgspec.structs.replace(point, id=point_id, session_id=self.session_id))
-        self._put(f"points/{point_id}", seal_point(named, header, self._key, self._host.mac_key))
-        if running_ns() - self._began_ns > LEASE.lease_ns:
+        name = f"points/{point_id}"
+        self._put(name, seal_point(named, header, self._key, self._host.mac_key))
+        in_time = self._tenure.counts(name)
+        if in_time is None:
+            in_time = running_ns() - self._began_ns <= LEASE.lease_ns
+        if not in_time:
             raise RepositoryError(
                 f"Recovery point {point_id[:8]} of {point.agent} was stored too late to count: this process stood still for "
                 "hours just before.",
@@ -368,6 +394,7 @@ class Session:
     def _write_index(self) -> None:
         if not self._unindexed:
             return
+        self._tenure.vouch_for(pack_name(self._unindexed[-1].digest.hex()))
         name, data = seal_index(self._host, self.session_id, self._unindexed)
         self._put(name, data)
         self.index.note_ingested(name)

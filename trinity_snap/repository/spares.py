@@ -21,7 +21,7 @@ from trinity_snap.repository.packs import PackOpener, Table, pack_name
 from trinity_snap.repository.sealed import HEADER_BYTES
 from trinity_snap.targets.protocol import Target
 
-__all__ = ["PackOfIndex", "SparePack", "Spares", "chunk_ids", "indexed_packs"]
+__all__ = ["PackOfIndex", "SparePack", "Spares", "chunk_ids", "indexed_packs", "spares_of"]
 
 _OPENED = 64
 
@@ -71,16 +71,38 @@ def indexed_packs(target: Target, host: HostSecret) -> Iterator[PackOfIndex]:
                 yield from packs
 
 
+def spares_of(target: Target, host: HostSecret, open_pack: Callable[[str, int], SparePack]) -> Spares:
+    """What finds them in a whole repository, by its index."""
+    return Spares(
+        target,
+        host.chunk_id_key,
+        open_pack,
+        lambda: indexed_packs(target, host),
+        lambda: {bytes.fromhex(name[-64:]) for name in target.list_prefix("packs/")},
+    )
+
+
 class Spares:
     """Finds chunks of lost packs in others. Safe to use from several threads; asks the index only when it has to.
 
-    `open_pack` gives the table and the opener of the pack with a SHA-256 in hex and a length, or raises IntegrityError.
+    `known` gives what the index says, or whatever is known in its place, of packs that may no longer be there; `existing` those
+    that are (SHA-256). `open_pack` gives the table and the opener of the pack with a SHA-256 in hex and a length, or raises
+    IntegrityError.
     """
 
-    def __init__(self, target: Target, host: HostSecret, open_pack: Callable[[str, int], SparePack]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        chunk_id_key: bytes,
+        open_pack: Callable[[str, int], SparePack],
+        known: Callable[[], Iterable[PackOfIndex]],
+        existing: Callable[[], set[bytes]],
+    ) -> None:
         self._target = target
-        self._host = host
+        self._chunk_id_key = chunk_id_key
         self._open = open_pack
+        self._known = known
+        self._list_existing = existing
         self._lock = threading.RLock()
         self._asked: set[bytes] = set()
         self._expanded: set[bytes] = set()
@@ -96,13 +118,13 @@ class Spares:
     def _look_for(self, wanted: set[bytes], lost: set[bytes]) -> None:
         if lost:
             self._expanded |= lost
-            for pack in indexed_packs(self._target, self._host):
+            for pack in self._known():
                 if pack.digest in lost:
                     wanted.update(one for one in chunk_ids(pack.table) if one not in self._asked)
         if not wanted:
             return
         self._asked |= wanted
-        for pack in indexed_packs(self._target, self._host):
+        for pack in self._known():
             if pack.digest in self._there():
                 for chunk_id in wanted.intersection(chunk_ids(pack.table)):
                     holders = self._holders.setdefault(chunk_id, [])
@@ -151,7 +173,7 @@ class Spares:
 
     def _there(self) -> set[bytes]:
         if self._existing is None:
-            self._existing = {bytes.fromhex(name[-64:]) for name in self._target.list_prefix("packs/")}
+            self._existing = self._list_existing()
         return self._existing
 
     def _pack(self, digest: bytes, length: int) -> SparePack | None:
@@ -174,7 +196,7 @@ class Spares:
                     return None
                 place, length = start
                 found = bytes(data[place : place + length])
-                return found if blake3(found, key=self._host.chunk_id_key).digest() == chunk_id else None
+                return found if blake3(found, key=self._chunk_id_key).digest() == chunk_id else None
             offset += segment.sealed_length
         return None
 

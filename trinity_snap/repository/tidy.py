@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["PackSessions", "tidy_copies", "tidy_sessions"]
 
 _WORTH_LOOKING = 8
-_WAITS = 7
 _DIGEST_BYTES = 32
 
 
@@ -118,7 +117,7 @@ def tidy_sessions(
     if of_packs is None:
         return 0
     empty = sorted(unused - {f"sessions/{session.hex()}" for session in of_packs})
-    doomed = [name for name in empty if _is_older(repository, name, found.now_ns, _WAITS * lease.wait_ns)]
+    doomed = [name for name in empty if _is_older(repository, name, found.now_ns, lease.session_ns)]
     for name in doomed:
         target.delete(name)
     return len(doomed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from trinity_snap.progress import NullProgress, Progress
 from trinity_snap.repository.checks import ALL, CheckLog, Share, due_packs
 from trinity_snap.repository.fences import read_fence
 from trinity_snap.repository.manifest import CHUNK_ID_BYTES, Entry
-from trinity_snap.repository.packcheck import PackVerdict, check_pack
+from trinity_snap.repository.packcheck import PackVerdict, check_pack, check_packs
 from trinity_snap.repository.packs import pack_name
 from trinity_snap.repository.points import RecoveryPoint
 from trinity_snap.repository.reader import PointReader
@@ -126,9 +127,10 @@ class _Checking:
         report.damaged_objects.update(_damaged_notes(repository, receipts))
         packs = due_packs(self.lengths, receipts, share, now_ns)
         self.progress.stage("reading packs", sum(self.lengths[digest] for digest in packs))
-        for digest in packs:
-            self._read(digest, log)
-            self.progress.advance(self.lengths[digest], pack_name(digest))
+        with closing(check_packs(repository, [(digest, self.lengths[digest]) for digest in packs])) as verdicts:
+            for verdict in verdicts:
+                self._take(verdict, log)
+                self.progress.advance(self.lengths[verdict.digest], pack_name(verdict.digest))
         report.packs_checked = len(self.lengths)
         self.progress.stage("checking recovery points (points)", len(self.points))
         for point in self.points:
@@ -138,11 +140,10 @@ class _Checking:
         needed = {name for verdict in report.points for name in verdict.damaged_objects}
         report.healed = needed - affected - self.intact
 
-    def _read(self, digest: str, log: CheckLog | None) -> None:
-        verdict = check_pack(self.repository, digest, self.lengths[digest])
-        self.read.add(digest)
+    def _take(self, verdict: PackVerdict, log: CheckLog | None) -> None:
+        self.read.add(verdict.digest)
         self.report.packs_read += 1
-        self.report.bytes_read += self.lengths[digest]
+        self.report.bytes_read += self.lengths[verdict.digest]
         self._note(verdict, log)
 
     def _note(self, verdict: PackVerdict, log: CheckLog | None) -> None:

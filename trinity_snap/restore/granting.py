@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from trinity_snap.errors import IntegrityError
+from trinity_snap.errors import IntegrityError, TargetDenied
 from trinity_snap.progress import NullProgress, Progress
 from trinity_snap.repository.grants import Grant, NotingReader, make_grant
 from trinity_snap.repository.points import RecoveryPoint
+from trinity_snap.repository.receipts import read_receipts
 from trinity_snap.repository.repository import Repository
 from trinity_snap.restore.planner import choose
 from trinity_snap.restore.selection import select_paths
@@ -29,7 +30,7 @@ def grant_restore(
     manifest is damaged, IdentityNeeded, TargetError.
     """
     progress = progress or NullProgress()
-    reader = NotingReader(repository, point)
+    reader = NotingReader(repository, point, _damaged(repository))
     chosen = choose(reader, point, paths)
     for volume, wanted in chosen:
         progress.stage(f"look up {volume.name} (entries)", None if wanted else volume.entries)
@@ -46,3 +47,11 @@ def grant_restore(
                 next_step="Grant another recovery point, or with --path what is outside of the damage.",
             ) from error
     return make_grant(repository, reader, valid_seconds=valid_seconds, paths=paths)
+
+
+def _damaged(repository: Repository) -> Collection[bytes]:
+    """The packs that were damaged when they were read last, as far as one may know."""
+    try:
+        return read_receipts(repository.target, repository.host).damaged_packs
+    except TargetDenied:
+        return ()
