@@ -12,6 +12,7 @@ import pytest
 from tests.engine.target_conformance import TargetConformance, flat_name
 from tests.faults.stores import moto_server, rclone_server, settings_for, write_credentials
 from trinity_snap.targets import Target
+from trinity_snap.targets.protocol import time_of, time_of_put
 from trinity_snap.targets.s3 import S3Target
 
 
@@ -67,3 +68,15 @@ class TestRclone(TargetConformance):
 
     def test_of_many_that_put_the_same_name_exactly_one_succeeds(self, target: Target) -> None:
         pytest.skip("every put succeeds")
+
+
+@pytest.mark.parametrize("kind", ["points", "sessions", "packs"])
+def test_a_put_tells_when_the_store_got_the_object(rclone: S3Target, kind: str) -> None:
+    target, name = beside(rclone), f"{kind}/{'7' * (64 if kind == 'packs' else 32)}"
+    name = name.replace("packs/", "packs/77/")
+    assert time_of_put(target, name) is None
+    assert target.put_if_absent(name, b"content")
+    told = time_of_put(target, name)
+    assert told is not None
+    assert abs(told - target.stat(name).time_ns) <= 2_000_000_000
+    assert time_of(target, name) == told

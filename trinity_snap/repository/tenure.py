@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from trinity_snap.errors import ObjectMissing, RepositoryError, TargetDenied
 from trinity_snap.repository.lease import LEASE, Lease
-from trinity_snap.targets.protocol import Target
+from trinity_snap.targets.protocol import Target, time_of, time_of_put
 
 __all__ = ["Tenure"]
 
@@ -23,7 +23,7 @@ class Tenure:
         self._target = target
         self._session = session
         self._lease = lease
-        self._began_ns: int | None = None
+        self._began_ns = time_of_put(target, session)
         self._latest_ns = 0
 
     @property
@@ -50,7 +50,7 @@ class Tenure:
         if self._began_ns is None:
             self.look()
         try:
-            time_ns = self._target.stat(pack).time_ns
+            time_ns = time_of(self._target, pack)
         except ObjectMissing as error:
             raise self._gone() from error
         except TargetDenied:
@@ -68,7 +68,7 @@ class Tenure:
         if self._began_ns is None:
             return None
         with suppress(ObjectMissing, TargetDenied):
-            self._latest_ns = max(self._latest_ns, self._target.stat(point).time_ns)
+            self._latest_ns = max(self._latest_ns, time_of(self._target, point))
             return self._latest_ns - self._began_ns <= self._lease.lease_ns
         return None
 

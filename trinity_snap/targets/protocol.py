@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from trinity_snap.errors import TargetError
 
@@ -95,3 +95,23 @@ def put_new(target: Target, name: str, data: bytes | bytearray | memoryview) -> 
             untouched="Earlier recovery points are as they were.",
             next_step="Run again. If that happens again, do not rely on this storage before it is known why.",
         )
+
+
+@runtime_checkable
+class KnowsPuts(Protocol):
+    """A target that is told with the answer to a put when the storage got the object."""
+
+    def time_of_put(self, name: str) -> int | None:
+        """When that was, by the storage's clock, in ns, for an object that was put a moment ago; None if it is not known."""
+        ...
+
+
+def time_of_put(target: Target, name: str) -> int | None:
+    """When the storage got an object that was put a moment ago, if it has said so already. Asks nothing."""
+    return target.time_of_put(name) if isinstance(target, KnowsPuts) else None
+
+
+def time_of(target: Target, name: str) -> int:
+    """The same; it is asked if it has not said. Raise as `stat` does."""
+    known = time_of_put(target, name)
+    return target.stat(name).time_ns if known is None else known

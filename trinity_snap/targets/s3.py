@@ -16,6 +16,8 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from trinity_snap.errors import ObjectMissing, TargetError, UsageError
@@ -29,11 +31,12 @@ from trinity_snap.targets.sending import Bandwidth, Body
 from trinity_snap.targets.settings import TargetSettings, split_bucket_url, without_password
 
 _MAX_PAGES = 1 << 15
-_MANY = ("packs/", "index/")
+_UNLISTED = ("packs/", "index/", "sessions/")
 _UNCONDITIONAL = {"NotImplemented", "InvalidArgument", "InvalidRequest"}
 
 _Result = TypeVar("_Result")
-_Listed = tuple[int, str]
+_Listed = tuple[int, str, int | None]
+_TIMES = 256
 
 
 class S3Target:
@@ -55,6 +58,7 @@ class S3Target:
         self._conditional = True
         self._tags_are_md5: bool | None = None
         self._lock = threading.Lock()
+        self._times: dict[str, int] = {}
         self._client = make_client(settings)
         self._client.meta.events.register("before-send.s3.PutObject", _before_send)
 
@@ -146,7 +150,12 @@ class S3Target:
         size, time = answer.get("ContentLength"), answer.get("LastModified")
         if not isinstance(size, int) or time is None:
             raise TargetError(f"{doing}: the store does not say how long and how old it is.")
-        return ObjectStat(size, int(time.timestamp() * 1000) * 1_000_000)
+        return ObjectStat(size, _ns(time))
+
+    def time_of_put(self, name: str) -> int | None:
+        """When the store got an object that was put by this a moment ago, by its clock, in ns; None if it did not say."""
+        with self._lock:
+            return self._times.get(check_name(name))
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is not there is no error. Raise TargetDenied, TargetError."""
@@ -231,20 +240,29 @@ class S3Target:
             if lock and status_of(error) in (400, 501) and code_of(error) in _UNCONDITIONAL:
                 raise no_lock(f"{name} cannot be stored in {self.url}", self._bucket) from error
             raise
-        self._confirm(name, key, data, md5, _tag(answer))
+        listed_ns = self._confirm(name, key, data, md5, _tag(answer))
+        self._note_time(name, _answered_ns(answer) if listed_ns is None else listed_ns)
         return True
 
-    def _confirm(self, name: str, key: str, data: memoryview, md5: bytes, tag: str) -> None:
-        """Raise TargetError unless the store has just those bytes."""
+    def _note_time(self, name: str, time_ns: int | None) -> None:
+        if time_ns is not None:
+            with self._lock:
+                self._times[name] = time_ns
+                for old in list(self._times)[:-_TIMES]:
+                    del self._times[old]
+
+    def _confirm(self, name: str, key: str, data: memoryview, md5: bytes, tag: str) -> int | None:
+        """Raise TargetError unless the store has just those bytes. Return since when, if it was asked."""
         if tag == md5.hex():
             self._tags_are_md5 = True
-            if name.startswith(_MANY):
-                return
+            if name.startswith(_UNLISTED):
+                return None
         elif self._tags_are_md5 is not False:
             self._read_back(name, key, data)
         there = self._find(key)
         if there is None or there[0] != len(data) or (self._tags_are_md5 and there[1] != md5.hex()):
             raise self._not_listed(name, transient=there is None)
+        return there[2]
 
     def _not_listed(self, name: str, *, transient: bool) -> TargetError:
         return TargetError(
@@ -280,7 +298,7 @@ class S3Target:
         """Whether what has the name is what an earlier attempt sent."""
         from botocore.exceptions import ClientError
 
-        size, tag = there
+        size, tag, _ = there
         if size != len(data):
             return False
         if tag == md5.hex():
@@ -295,11 +313,12 @@ class S3Target:
             return True  # a host that may only write; nobody else draws that name
 
     def _find(self, key: str) -> _Listed | None:
-        """Length and tag of an object as the list has them, or None. Needs no right to read the object."""
+        """Length, tag and time of an object as the list has them, or None. Needs no right to read the object."""
         answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=2)
         for found in answer.get("Contents", ()):
             if found.get("Key") == key:
-                return int(found.get("Size", -1)), _tag(found)
+                time = found.get("LastModified")
+                return int(found.get("Size", -1)), _tag(found), None if time is None else _ns(time)
         return None
 
     def _get(self, name: str, key: str, wanted: tuple[int, int] | None = None) -> bytes:
@@ -360,6 +379,19 @@ class S3Target:
 def _begins_at(answer: Mapping[str, Any], offset: int) -> bool:
     # Some stores answer 200 where they should say 206; what they give is said beside it.
     return str(answer.get("ContentRange", "bytes 0-")).startswith(f"bytes {offset}-")
+
+
+def _ns(time: datetime) -> int:
+    return int(time.timestamp() * 1000) * 1_000_000
+
+
+def _answered_ns(answer: Mapping[str, Any]) -> int | None:
+    """When a request was answered, by the clock of whoever did."""
+    said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    try:
+        return None if said is None else _ns(parsedate_to_datetime(said))
+    except ValueError:
+        return None
 
 
 def _tag(answer: Mapping[str, Any]) -> str:
