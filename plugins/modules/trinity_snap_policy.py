@@ -12,6 +12,8 @@ version_added: 0.2.0
 description:
   - Writes the policy beside the present one, has the host's own C(trinity-snap policy check) look at it, and only then puts it in
     the place of the present one, in one step. With a mistake the present one stays, and the mistakes are named.
+  - A policy with which the next C(trinity-snap forget) would remove recovery points that stay as it is now is refused, with
+    their number, unless O(accept_removals) is set.
   - Keeps the policies before it in the directory C(previous) beside it.
 author:
   - trinity-snap contributors (@abilityai)
@@ -36,6 +38,12 @@ options:
     description: How many policies before this one are kept.
     type: int
     default: 5
+  accept_removals:
+    description:
+      - Put it there also if recovery points would go, here or at a replica. Check mode says how many.
+      - Where the host cannot know, as one without an identity, which never removes any, this is not needed; a warning says so.
+    type: bool
+    default: false
 seealso:
   - module: trinity.snap.trinity_snap_init
 """
@@ -55,6 +63,10 @@ previous:
   description: Where the policy before it is kept, if there was one.
   returned: when it was changed, except in check mode
   type: str
+points_going:
+  description: How many more recovery points the next C(trinity-snap forget) would remove; null if the host cannot know.
+  returned: when it is changed and there was one before
+  type: int
 mistakes:
   description: What the host found wrong.
   returned: on failure
@@ -107,17 +119,35 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def judge(module: Any, candidate: str, policy: str) -> None:
-    """Have the host's command look at a policy; fail with its mistakes if it has any."""
+def judge(module: Any, candidate: str, policy: str, *, replaces: bool) -> dict[str, Any]:
+    """Have the host's command look at a policy; fail with its mistakes if it has any. Give what it says of it."""
     given = module.params["policy"]
     module.params["policy"] = None
-    result = run(module, ["policy", "check", candidate])
+    result = run(module, ["policy", "check", candidate, *(["--instead-of", policy] if replaces else [])])
+    if replaces and "--instead-of" in result.message and result.data.get("error") == "UsageError":
+        result = run(module, ["policy", "check", candidate])  # an earlier version
     module.params["policy"] = given
-    if result.rc == DONE:
+    if result.rc != DONE:
+        mistakes = [str(one).replace(candidate, policy) for one in result.data.get("mistakes") or []]
+        os.unlink(candidate)
+        fail(module, result, policy=policy, mistakes=mistakes, changed=False)
+    said: dict[str, Any] = result.data
+    return said
+
+
+def consider(module: Any, said: dict[str, Any], report: dict[str, Any]) -> None:
+    """Note how many recovery points would go; fail, unless that is accepted or nothing is changed yet."""
+    report["points_going"] = said.get("points_going")
+    announced = said.get("announced")
+    if not announced:
         return
-    mistakes = [str(one).replace(candidate, policy) for one in result.data.get("mistakes") or []]
-    os.unlink(candidate)
-    fail(module, result, policy=policy, mistakes=mistakes, changed=False)
+    if report["points_going"] and not module.params["accept_removals"] and not module.check_mode:
+        report["changed"] = False
+        module.fail_json(
+            msg=f"{announced} The policy on the host was left as it is. If it is meant so, set accept_removals.",
+            **report,
+        )
+    module.warn(announced)
 
 
 def keep_previous(module: Any, policy: str, text: str) -> str:
@@ -141,6 +171,7 @@ def main() -> None:
             COMMON_ARGUMENTS,
             content={"type": "str", "required": True},
             keep={"type": "int", "default": 5},
+            accept_removals={"type": "bool", "default": False},
         ),
         supports_check_mode=True,
     )
@@ -161,7 +192,9 @@ def main() -> None:
     candidate = os.path.join(beside, f".policy-{os.getpid()}-{time.time_ns()}.yml")
     write(candidate, wanted)
     try:
-        judge(module, candidate, policy)
+        said = judge(module, candidate, policy, replaces=present is not None)
+        if present is not None:
+            consider(module, said, report)
         if not module.check_mode:
             if present is not None:
                 report["previous"] = keep_previous(module, policy, present)

@@ -431,6 +431,24 @@ def test_a_policy_replaces_the_present_one_only_if_the_host_finds_it_good(run_mo
     assert all(call.startswith("policy check /") and "--policy" not in call for call in done["calls"])
 
 
+def test_a_policy_that_costs_recovery_points_is_announced_and_has_to_be_accepted(
+    run_module: Run, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.yml"
+    policy.write_text("old: 1\n")
+    costly = {"policy": ({"good": True, "mistakes": [], "points_going": 3, "announced": "3 would go."}, 0)}
+    planned = run_module("trinity_snap_policy", costly, check=True, policy=str(policy), content="new: 1")
+    assert (planned["changed"], planned["points_going"]) == (True, 3)
+    assert f"--instead-of {policy}" in planned["calls"][0]
+    refused = run_module("trinity_snap_policy", costly, policy=str(policy), content="new: 1")
+    assert refused["failed"] and not refused["changed"] and "3 would go." in refused["msg"]
+    assert policy.read_text() == "old: 1\n" and not (tmp_path / "previous").exists()
+    unknown = {"policy": ({"good": True, "mistakes": [], "points_going": None, "announced": "Who knows?"}, 0)}
+    assert run_module("trinity_snap_policy", unknown, policy=str(policy), content="new: 1")["changed"] is True
+    accepted = run_module("trinity_snap_policy", costly, policy=str(policy), content="new: 2", accept_removals=True)
+    assert accepted["changed"] is True and policy.read_text() == "new: 2\n"
+
+
 PRUNED = {"deleted_packs": 2, "deleted_bytes": 2048, "fenced_packs": 0, "fenced_bytes": 0}
 
 

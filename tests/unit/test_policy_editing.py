@@ -163,6 +163,11 @@ def test_a_change_that_would_let_points_go_says_how_many_and_needs_to_be_confirm
     assert "3 recovery points" in refused["message"]
     assert host.policy.read_text() == before
     assert host.json("policy", "set", "retention.last=1", "--dry-run")["points_going"] == 3
+    draft = host.policy.with_name("draft.yml")
+    draft.write_text(before.replace("last: 4", "last: 1"))
+    checked = host.json("policy", "check", str(draft), "--instead-of", str(host.policy))
+    assert_same_shape(checked, documented("policy check"))
+    assert (checked["points_going"], host.json("policy", "check")["points_going"]) == (3, None)
     assert host.json("policy", "set", "retention.last=2", "--yes")["points_going"] == 2
     assert host.json("policy", "undo")["points_going"] == 0, "to keep more costs nothing"
     assert len(host.json("list")["points"]) == 4

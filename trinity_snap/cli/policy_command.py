@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from trinity_snap.cli.options import JsonOption, PolicyOption, QuietOption
 from trinity_snap.cli.output import emit, table
 from trinity_snap.cli.policy_editing import add_to
 from trinity_snap.errors import PolicyError
+
+if TYPE_CHECKING:
+    from trinity_snap.policy.schema import Policy
 
 app = new_app(help="Show, check, change or describe the policy.", no_args_is_help=True)
 
@@ -46,6 +49,15 @@ def check(
     file: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="A policy, instead of the one in force.", show_default=False)
     ] = None,
+    instead_of: Annotated[
+        Path | None,
+        typer.Option(
+            "--instead-of",
+            metavar="PATH",
+            help="Say also how many recovery points would go if it took the place of that one.",
+            show_default=False,
+        ),
+    ] = None,
     policy: PolicyOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -56,14 +68,33 @@ def check(
 
     path = policy_path(file or policy)
     try:
-        check_schedules(load(path))
+        wanted = load(path)
+        check_schedules(wanted)
     except PolicyError as error:
         if not as_json:
             raise
         mistakes = error.message.splitlines()
         emit({**error.to_json(), "good": False, "path": str(path), "mistakes": mistakes}, (), as_json)
         raise typer.Exit(error.exit_code) from error
-    emit({"good": True, "path": str(path), "mistakes": []}, [f"{path} is good."], as_json)
+    going, announced = (None, "") if instead_of is None else _consequences(instead_of, wanted)
+    answer = {
+        "good": True,
+        "path": str(path),
+        "mistakes": [],
+        "points_going": going,
+        "announced": announced or None,
+    }
+    emit(answer, [f"{path} is good.", *([announced] if announced else [])], as_json)
+
+
+def _consequences(present: Path, wanted: Policy) -> tuple[int | None, str]:
+    from trinity_snap.cli.policy_consequences import points_going
+
+    try:
+        before = load(present)
+    except PolicyError as error:
+        return None, f"How many recovery points would go cannot be said, as {present} has mistakes: {error.message}"
+    return points_going(before, wanted)
 
 
 @app.command()

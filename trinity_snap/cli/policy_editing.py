@@ -8,20 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from trinity_snap.cli.context import load
 from trinity_snap.cli.options import JsonOption, PolicyOption, QuietOption
-from trinity_snap.cli.output import emit, local_time, plural, safe, table
+from trinity_snap.cli.output import emit, local_time, safe, table
+from trinity_snap.cli.policy_consequences import points_going
 from trinity_snap.errors import PolicyError, RemovalRefused, UsageError
 from trinity_snap.report.times import timestamp
-
-if TYPE_CHECKING:
-    from trinity_snap.policy.schema import Policy
 
 __all__ = ["add_to"]
 
@@ -220,16 +217,11 @@ def _change(
     after = parse_policy(new, path)
     check_schedules(after)
     lines = difference(old, new, str(path), "changed")
-    going, unknown = _going(before, after) if new != old and before is not None else (0, "")
+    going, announced = points_going(before, after) if new != old and before is not None else (0, "")
     answer: dict[str, object] = {
-        "path": str(path), "changed": new != old and not dry_run, "diff": lines, "points_going": None if unknown else going,
+        "path": str(path), "changed": new != old and not dry_run, "diff": lines, "points_going": going,
         "by": who(by), "how": how,
     }  # fmt: skip
-    announced = (
-        f"The next `forget` would remove {plural(going, 'recovery point')} that {'stays' if going == 1 else 'stay'} as it is now."
-        if going
-        else unknown
-    )
     if new == old or dry_run:
         emit(answer, [*(lines or ["Nothing would change."]), *([announced] if announced else [])], as_json)
         return
@@ -253,43 +245,6 @@ def _confirm(lines: list[str], announced: str, *, yes: bool, as_json: bool, quie
         )
     if not typer.confirm("Change it?", err=True):
         raise RemovalRefused("Not confirmed.", untouched="The policy is as it was.")
-
-
-def _going(before: Policy, after: Policy) -> tuple[int, str]:
-    """How many more points `forget` would remove, here or at a replica, or a sentence if that cannot be known."""
-    from trinity_snap.cli.context import Unlock, open_repository
-    from trinity_snap.errors import TrinitySnapError
-    from trinity_snap.repository.forget import forget
-
-    if _retentions(before) == _retentions(after):
-        return 0, ""
-    names = {replica.name for replica in before.replicas} & {replica.name for replica in after.replicas}
-    try:
-        repository = open_repository(before, Unlock())
-        more: set[str] = set()
-        for name in (None, *sorted(names)):  # a replica has the same points
-            going = []
-            for policy in (before, after):
-                replica = None if name is None else policy.replica(name)
-                rules = partial(policy.retention_for, replica=replica)
-                try:
-                    going.append(set(forget(repository, rules, dry_run=True).forgotten))
-                except PolicyError:  # rules that keep nothing remove nothing
-                    going.append(set())
-            more |= going[1] - going[0]
-    except (TrinitySnapError, OSError) as error:
-        reason = error.message if isinstance(error, TrinitySnapError) else str(error)
-        return (
-            0,
-            f"What `forget` keeps changes, and how many recovery points that concerns cannot be said here: {reason}",
-        )
-    return len(more), ""
-
-
-def _retentions(policy: Policy) -> tuple[object, ...]:
-    """All that decides which points `forget` leaves, here and at replicas."""
-    agents = {name: override.retention for name, override in policy.overrides.items()}
-    return policy.retention, agents, {replica.name: replica.retention for replica in policy.replicas}
 
 
 def _edited(path: Path, text: str) -> str:
