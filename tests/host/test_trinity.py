@@ -16,6 +16,7 @@ import pytest
 from tests.faults.trinity import AGENT_KEY, KEY, FakeAgent, FakeTrinity, serve
 from tests.host.test_main_job import wait_until
 from tests.lab.daemon import Daemon
+from tests.lab.images import PYTHON
 from tests.lab.product import Product, install, volume
 from tests.unit.test_cli_json import assert_same_shape, documented
 from trinity_snap import __main__ as entry
@@ -183,6 +184,37 @@ def test_after_a_disaster_all_is_back_and_runs_and_alarms_began_and_ended_once(
         assert sorted(noted) == sorted(set(noted)) == sorted(wrong), "each once"
     assert sorted(told) == sorted(set(told))
     assert set(told) <= wrong
+
+
+_WRITES_BOTH = """
+import os
+number = 0
+while True:
+    number += 1
+    for place in ("/data/first", "/web/data/second"):
+        with open(place + ".new", "w") as file:
+            file.write(str(number))
+        os.replace(place + ".new", place)
+"""
+
+
+def test_the_platform_is_of_the_same_instant_as_the_agents(
+    product: Product, trinity: RealTrinity, tmp_path: Path
+) -> None:
+    mounts = [f"{tmp_path}/trinity-data:/data", f"{trinity.volume_of('web')}:/web"]
+    product.daemon.run("trinity-backend", ["python3", "-c", _WRITES_BOTH], image=PYTHON, volumes=mounts)
+    wait_until((tmp_path / "trinity-data/first").exists, 30)
+    last = 0
+    for number in range(3):
+        assert product.run("backup", "platform", "web")["outcome"] == "done"
+        found = {}
+        for agent, name in (("platform", "first"), ("web", "second")):
+            product.run("restore", agent, "--to", str(tmp_path / f"{agent}-{number}"))
+            (restored,) = (tmp_path / f"{agent}-{number}").rglob(name)
+            found[name] = int(restored.read_text())
+        assert found["first"] - found["second"] in (0, 1), found
+        assert found["second"] > last
+        last = found["second"]
 
 
 def test_portable_data_goes_back_into_an_agent_that_runs(

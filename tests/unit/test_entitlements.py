@@ -182,6 +182,13 @@ def test_a_scheduled_run_and_one_off_the_host_are_denied_before_they_begin(denie
     assert denied.json("replicate", code=20)["message"] == SENTENCE
 
 
+def test_restoring_a_fleet_is_denied_before_any_host_is_asked(denied: Host, monkeypatch):
+    monkeypatch.setenv("TRINITY_SNAP_POLICY", str(denied.policy))
+    hosts = ("--all", "-i", "nowhere.invalid,", "--yes")
+    assert denied.json("fleet", "restore", *hosts, code=20)["message"] == SENTENCE
+    assert denied.json("fleet", "restore", "--onto", "old=new", *hosts[1:], code=20)["message"] == SENTENCE
+
+
 def test_a_new_repository_off_the_host_is_denied_and_nothing_is_made(make_host, trinity: FakeTrinity):
     trinity.features = []
     fresh = make_host("fresh")
