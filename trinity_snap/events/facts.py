@@ -26,11 +26,12 @@ class AgentFacts:
 
     `point`, `created` and the figures are of the last recovery point; `succeeded` is when a run last made one that lacks
     nothing. `outcome` and `error` are of the last run, good or not. `sizes` are (bytes, files) of the last points, oldest
-    first. `gone`: since when it is no longer on this host.
+    first. `gone`: since when it is no longer on this host. One that was only drilled here was never here.
     """
 
     first_seen: str
     gone: str | None = None
+    was_here: bool = True
     point: str | None = None
     created: str | None = None
     succeeded: str | None = None
@@ -205,7 +206,8 @@ def _seen(facts: Facts, names: Iterable[str], when: str, *, whole: bool) -> None
     """These agents are there; with `whole`, no others are."""
     present = set(names)
     for name in present:
-        facts.agents.setdefault(name, AgentFacts(when)).gone = None
+        agent = facts.agents.setdefault(name, AgentFacts(when))
+        agent.gone, agent.was_here = None, True
     if whole:
         for name in facts.agents.keys() - present:
             facts.agents[name].gone = facts.agents[name].gone or when
@@ -215,7 +217,7 @@ def _drills(facts: Facts, event: Event) -> None:
     for one in event.get("drills") or ():
         agent = facts.agents.get(one["agent"])
         if agent is None:  # drilled where nothing is backed up, such as on a control node
-            agent = facts.agents[one["agent"]] = AgentFacts(event["time"], gone=event["time"])
+            agent = facts.agents[one["agent"]] = AgentFacts(event["time"], gone=event["time"], was_here=False)
         agent.drilled, agent.drill_outcome, agent.drill_reason = one["started"], one["outcome"], one.get("reason")
         if one["outcome"] == "proved":
             agent.proved = _later(agent.proved, one["started"])

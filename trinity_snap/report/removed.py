@@ -23,7 +23,12 @@ def removed_agents(policy: Policy, names: Iterable[str]) -> dict[str, str]:
 
     chosen = set(names)
     known = load_facts(policy.state.directory).agents
-    gone = {name: found.gone for name in chosen if (found := known.get(name)) is not None and found.gone is not None}
+    # One that this host only drilled, as a control node does, was never here to be removed.
+    gone = {
+        name: found.gone
+        for name in chosen
+        if (found := known.get(name)) is not None and found.gone is not None and found.was_here
+    }
     if gone:
         here = agents_here(policy)
         gone = {name: since for name, since in gone.items() if here is None or name not in here}
